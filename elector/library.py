@@ -1,0 +1,36 @@
+"""The elector for programs that stand for election themselves: what other packages may use of it.
+
+    election = Election(EndpointsLock(transport, namespace, name), identity, instance, Timing.of(10.0), SystemClock(), Random())
+
+Kept apart from the package's own namespace, so that `elector --help` and a wrong flag need none of it.
+"""
+
+from elector import __version__
+from elector._clock import Clock, SystemClock
+from elector._connection import KubeTransport
+from elector._credentials import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, ClusterCredentials, from_kubeconfig, in_cluster
+from elector._election import Election
+from elector._errors import CredentialsError, ElectorError
+from elector._objects import EndpointsLock, LeaseLock
+from elector._timing import Timing
+from elector._view import Sidecar, View
+
+__all__ = [
+    "DEFAULT_DIRECTORY",
+    "DIRECTORY_VARIABLE",
+    "Clock",
+    "ClusterCredentials",
+    "CredentialsError",
+    "Election",
+    "ElectorError",
+    "EndpointsLock",
+    "KubeTransport",
+    "LeaseLock",
+    "Sidecar",
+    "SystemClock",
+    "Timing",
+    "View",
+    "__version__",
+    "from_kubeconfig",
+    "in_cluster",
+]
