@@ -1,0 +1,31 @@
+"""The command line: `leader-election COMMAND`, also `python -m webhook COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from webhook import _check_command, _inject_command, _webhook_command
+from webhook.controller import _command as _controller_command
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; each command's help lists its own, 2 is always a wrong use of flags."""
+    parser = argparse.ArgumentParser(
+        prog="leader-election",
+        description="Leader election for any program in a Kubernetes pod: annotate the pod, ask localhost.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    # Each imports what it needs when it runs: help and a wrong flag should not wait for a web framework.
+    for command in (_webhook_command, _controller_command, _inject_command, _check_command):
+        command.add_to(commands)
+    options = parser.parse_args(argv)
+    return int(options.run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
