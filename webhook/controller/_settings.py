@@ -1,0 +1,145 @@
+"""What the controller is told, by flags."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from webhook._durations import SECOND, parse_duration
+from webhook._errors import SettingsError, quoted
+from webhook._values import address, subdomain
+
+__all__ = ["Names", "Rules", "Settings", "add_flags", "read_settings"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The objects that the controller looks after."""
+
+    namespace: str
+    secret: str
+    registration: str
+    lock: str
+    owner: str
+    """The Deployment that the Secret and the lock go away with; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the certificates are to be like. Times are in seconds."""
+
+    hosts: tuple[str, ...]
+    certificate_lifetime: float
+    authority_lifetime: float
+    """At least three times as long: it is replaced when twice a certificate's lifetime is left."""
+    settle: float
+    """From when a new authority is published until a certificate that it signed may be served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the controller is told."""
+
+    names: Names
+    rules: Rules
+    identity: str
+    instance: str
+    ttl: float
+    """Seconds; of the controller's own election."""
+    status: tuple[str, int]
+    """Host (empty: every address) and port of probes and metrics."""
+
+
+def _parsed(parse: Callable[[str], T], allowed: str) -> Callable[[str], T]:
+    """`parse` with a message that says what is allowed."""
+
+    def checked(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not allowed, allowed is {allowed}") from error
+
+    return checked
+
+
+def _seconds(text: str) -> float:
+    nanoseconds = parse_duration(text)
+    if nanoseconds < 0:
+        raise ValueError(text)
+    return nanoseconds / SECOND
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_host(host) for host in text.split(",")))
+
+
+def _host(text: str) -> str:
+    """As a certificate spells it, since the one that is stored is compared with what is asked for."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(text))
+    return subdomain(text.lower())
+
+
+_NAME = _parsed(subdomain, "the name of an object, a DNS subdomain")
+_DURATION = _parsed(_seconds, "a duration such as 30s, 15m or 720h")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add all flags."""
+
+    def add(flag: str, metavar: str, means: str, **options: Any) -> None:
+        default = options.get("default")
+        shown = "required" if options.get("required") else f"default {default}" if default else ""
+        parser.add_argument(flag, metavar=metavar, help=f"{means} ({shown})" if shown else means, **options)
+
+    add("--namespace", "NAME", "namespace of the Secret, the lock and the owner", type=_NAME, required=True)
+    add("--registration", "NAME", "the MutatingWebhookConfiguration whose caBundle is kept", type=_NAME, required=True)
+    add("--secret", "NAME", "the Secret that holds the webhook's certificate", type=_NAME, required=True)
+    hosts = _parsed(_hosts, "host names or IP addresses, separated by commas")
+    add("--hosts", "NAMES", "what the certificate is for, separated by commas", type=hosts, required=True)
+    add("--lock", "NAME", "the lock of the controllers' own election", type=_NAME, required=True)
+    add("--owner", "NAME", "the Deployment that Secret and lock go away with", default="")
+    add("--id", "NAME", "the name of this replica: its pod's", default=os.environ.get("HOSTNAME", ""))
+    add("--instance", "TEXT", "tells this container from others of that name", default="")
+    add("--ttl", "DURATION", "others act after this time without a sign of the active replica", type=_DURATION, default="10s")
+    add("--certificate-lifetime", "DURATION", "how long a certificate is valid", type=_DURATION, default="720h")
+    add("--ca-lifetime", "DURATION", "how long the authority that signs is valid", type=_DURATION, default="8760h")
+    add("--settle", "DURATION", "how long an authority is published before it is used", type=_DURATION, default="30s")
+    listen = _parsed(address, "HOST:PORT, [IPv6]:PORT or :PORT")
+    add("--status-listen", "HOST:PORT", "address of probes and metrics", type=listen, default=":8081")
+
+
+def read_settings(options: argparse.Namespace) -> Settings:
+    """The settings out of the flags. Raises `SettingsError` when they contradict each other."""
+    if not options.id:
+        raise SettingsError("--id is missing: the name of this replica")
+    if not 1 <= options.ttl <= 600:
+        raise SettingsError("--ttl: allowed is 1s to 10m")
+    if options.certificate_lifetime < 3:
+        raise SettingsError("--certificate-lifetime: allowed is at least 3s")
+    if options.ca_lifetime < 3 * options.certificate_lifetime:
+        raise SettingsError("--ca-lifetime: allowed is at least three times --certificate-lifetime, to outlive what it signed")
+    if options.settle > options.certificate_lifetime / 4:
+        raise SettingsError("--settle: allowed is at most a quarter of --certificate-lifetime")
+    names = Names(
+        namespace=options.namespace,
+        secret=options.secret,
+        registration=options.registration,
+        lock=options.lock,
+        owner=options.owner,
+    )
+    rules = Rules(
+        hosts=options.hosts,
+        certificate_lifetime=options.certificate_lifetime,
+        authority_lifetime=options.ca_lifetime,
+        settle=options.settle,
+    )
+    instance = options.instance or os.urandom(8).hex()
+    return Settings(names, rules, options.id, instance, options.ttl, options.status_listen)
