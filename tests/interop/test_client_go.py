@@ -1,0 +1,152 @@
+"""Our elector and client-go's stand for one lock on a real API server: one leader all along, whoever of them it is.
+
+client-go's candidates are programs of our own (`candidate/`), v0.22 on Endpoints and the current one on Leases.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import cycle
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from typing import Any
+
+import kubernetes.client
+import pytest
+
+from sandbox import Sandbox
+from tests.api.electors import ROOT, clean_environment, until
+from tests.interop.candidates import LOCKS
+from tests.interop.contenders import LEASE, Contender, Observer, Ours, Theirs
+
+pytestmark = [pytest.mark.api, pytest.mark.long, pytest.mark.timeout(240)]
+
+EACH_WAY = 10
+
+RELEASED = 2.0
+"""A release is free at once: one round of client-go's retries at its longest, and load; less than a crash takes."""
+CRASHED = LEASE + 2.5
+"""After a crash: the lease, the longest retry (1.1 s of client-go's, jitter included), a request, and load."""
+
+Stand = Callable[[type[Contender], str], Contender]
+
+
+@cache
+def elector_help() -> str:
+    how = [sys.executable, "-m", "elector", "--help"]
+    return subprocess.run(how, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(params=LOCKS)
+def lock(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    if kind != "endpoints" and "--lock" not in elector_help():
+        pytest.skip(f"this elector has no --lock yet, so it cannot stand on {kind}")
+    return kind
+
+
+@pytest.fixture(scope="module")
+def namespace(sandbox: Sandbox) -> Iterator[str]:
+    name = f"interop-{uuid.uuid4().hex[:8]}"
+    core: Any = kubernetes.client.CoreV1Api(sandbox.api)
+    core.create_namespace({"metadata": {"name": name}})
+    yield name
+    core.delete_namespace(name)
+
+
+@pytest.fixture
+def stand(sandbox: Sandbox, namespace: str, lock: str) -> Iterator[Stand]:
+    """Starts contenders for this test's election; all of them are gone after it."""
+    election = f"example-{uuid.uuid4().hex[:8]}"
+    started: list[Contender] = []
+
+    def one(kind: type[Contender], name: str) -> Contender:
+        contender = kind(sandbox, lock, namespace, election, name)
+        started.append(contender)
+        return contender
+
+    yield one
+    for contender in started:
+        contender.end()
+
+
+def all_name(leader: Contender, *contenders: Contender) -> Callable[[], bool]:
+    return lambda: all(one.leader == leader.name for one in contenders)
+
+
+def hand_over(how: str, old: Contender, new: Contender, observer: Observer) -> float:
+    """Take the leadership from `old` in that way, and return how long it took until `new` claimed it, in seconds."""
+    before = observer.claims_of(new)
+    took = LEASE + CRASHED
+
+    def claimed() -> bool:
+        return observer.claims_of(new) > before
+
+    began = time.monotonic()
+    if how == "release":
+        with observer.application_ended(old):
+            old.program.signal(SIGTERM)
+            took = until(claimed, RELEASED, f"{new} leads after {old} has released")
+            assert old.program.wait(5.0) == 0
+        old.restart()
+    elif how == "kill":
+        old.program.signal(SIGKILL)
+        took = until(claimed, CRASHED, f"{new} leads after {old} was killed")
+        old.restart()
+    else:
+        old.program.signal(SIGSTOP)
+        took = until(claimed, CRASHED, f"{new} leads after {old} was stopped")
+        heard = observer.answers_of(old)
+        old.program.signal(SIGCONT)
+        until(lambda: observer.answers_of(old) > heard, 5.0, f"{old} answers again")
+    if how != "release":
+        # Whoever takes over sooner has not waited for the lease: renewals are at most a quarter of it apart.
+        assert time.monotonic() - began > LEASE / 2
+    return took
+
+
+def test_ten_fail_overs_each_way_and_never_two_leaders(lock: str, stand: Stand) -> None:
+    ours = stand(Ours, "ours")
+    until(all_name(ours, ours), 20.0, "ours leads alone")
+    theirs = stand(Theirs, "theirs")
+    ways = cycle(["release", "kill", "freeze"])  # three, so that each side is ended in each of them
+    old, new = ours, theirs
+    tokens = []
+    with Observer(ours, theirs) as observer:
+        until(all_name(ours, ours, theirs), 10.0, "theirs names ours, whose record it has read")
+        until(lambda: observer.claims_of(ours), 5.0, "ours has told its claim")
+        for _ in range(2 * EACH_WAY):
+            if old is ours:
+                tokens.append(ours.ask("/v1/leader")["token"])
+            how = next(ways)
+            took = hand_over(how, old, new, observer)
+            until(all_name(new, ours, theirs), 10.0, f"both name {new}")
+            print(f"{lock}, {how:7} {old} -> {new}: {took:.3f} s")
+            old, new = new, old
+    assert tokens == sorted(set(tokens)), "a fencing token did not grow while client-go, which knows none, led in between"
+    assert len(tokens) == EACH_WAY
+
+
+def test_two_of_each_race_for_what_a_killed_leader_has_left(lock: str, stand: Stand) -> None:
+    contenders = [stand(kind, f"{name}-{letter}") for letter in "ab" for kind, name in ((Ours, "ours"), (Theirs, "theirs"))]
+    with Observer(*contenders) as observer:
+
+        def agreed(*among: Contender) -> Contender | None:
+            heard = {one.leader for one in among}
+            return next((one for one in among if heard == {one.name}), None)
+
+        until(lambda: agreed(*contenders), 20.0, "four agree")
+        for _ in range(4):
+            leader = agreed(*contenders)
+            assert leader is not None
+            others = [one for one in contenders if one is not leader]
+            leader.program.signal(SIGKILL)
+            took = until(lambda others=others: agreed(*others), CRASHED, "the others agree")  # type: ignore[misc]
+            print(f"{lock}, kill {leader} -> {agreed(*others)}: {took:.3f} s")
+            leader.restart()
+            until(lambda: agreed(*contenders), 10.0, "four agree again")
+        assert all(observer.answers_of(one) > 100 for one in contenders)
