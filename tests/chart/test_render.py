@@ -1,0 +1,136 @@
+"""The chart as helm renders it: golden renders, the registration, and every refusal with its message.
+
+A change of the chart shows as a change of the golden files: `python -m tests.chart.test_render` writes them anew.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.injection import registration
+from tests.chart.helm import CHART, VALUE_SETS, HelmFailed, helm, kube_version_of, objects, render
+
+pytestmark = pytest.mark.long
+
+GOLDEN = Path(__file__).parent / "golden"
+DEFAULT = next(file for file in VALUE_SETS if file.stem == "default")
+
+
+def golden_of(values: Path) -> Path:
+    return GOLDEN / values.name
+
+
+def of_kind(found: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, Any]:
+    matching = [one for one in found if one["kind"] == kind and name in one["metadata"]["name"]]
+    assert len(matching) == 1, [one["metadata"]["name"] for one in matching]
+    return matching[0]
+
+
+@pytest.mark.parametrize("values", VALUE_SETS, ids=lambda file: file.stem)
+def test_golden(values: Path) -> None:
+    rendered = render(values=[values], kube_version=kube_version_of(values))
+    golden = golden_of(values)
+    assert rendered == golden.read_text()
+
+
+@pytest.mark.parametrize("values", VALUE_SETS, ids=lambda file: file.stem)
+def test_lint(values: Path) -> None:
+    said = helm("lint", "--strict", str(CHART), f"--values={values}")
+    assert "0 chart(s) failed" in said
+
+
+def test_the_registration_is_the_sandboxes() -> None:
+    ca = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    url = "https://127.0.0.1:8443/mutate"
+    url_set = next(file for file in VALUE_SETS if file.stem == "url")
+    rendered = of_kind(objects(render(values=[url_set])), "MutatingWebhookConfiguration")
+    rendered["metadata"] = {"name": rendered["metadata"]["name"]}
+    assert rendered == registration(url, ca.encode())
+
+
+def test_by_service_only_the_address_differs() -> None:
+    rendered = of_kind(objects(render(values=[DEFAULT])), "MutatingWebhookConfiguration")
+    own = registration("", b"")
+    assert rendered["webhooks"][0].pop("clientConfig") == {
+        "service": {"name": "leader-election-webhook", "namespace": "leader-election", "path": "/mutate", "port": 443}
+    }
+    del own["webhooks"][0]["clientConfig"]
+    assert rendered["webhooks"] == own["webhooks"]
+
+
+def test_everything_is_confined() -> None:
+    """Pod Security `restricted`, no token for the webhook, a read-only root, limits."""
+    found = objects(render(values=[DEFAULT]))
+    for name in ("webhook", "controller"):
+        pod = of_kind(found, "Deployment", name)["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is (name == "controller")
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        container = pod["containers"][0]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        assert container["readinessProbe"]
+        assert container["livenessProbe"]
+    bound = [subject["name"] for one in found if "Binding" in one["kind"] for subject in one.get("subjects", [])]
+    assert bound == ["leader-election-controller"] * 2
+
+
+def test_rights_name_what_they_are_for() -> None:
+    for kind in ("Role", "ClusterRole"):
+        for rule in of_kind(objects(render(values=[DEFAULT])), kind)["rules"]:
+            assert rule.get("resourceNames") or rule["verbs"] == ["create"], rule
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "image.repository is not set. There is no public image yet: build and push the two images"),
+        (["rbac.mode=managed"], "rbac.mode is managed, which this version does not have yet. Set it to static"),
+        (["rbac.mode=static"], "rbac.static is empty. List who may stand for election"),
+        (["rbac.static[0].namespace=a", "rbac.static[0].serviceAccounts[0]=b"], "rbac.static is set, but rbac.mode is none"),
+        (["certificates.mode=secret"], "certificates.secret.name and certificates.secret.caBundle .* are needed"),
+        (["certificates.secret.name=a"], "certificates.secret is set, but certificates.mode is self"),
+        (["certificates.certManager.issuerRef.name=a"], "issuerRef is set, but certificates.mode is self"),
+        (["certificates.self.caLifetime=721h"], "at least three times certificates.self.certificateLifetime, which is 720h"),
+        (["certificates.self.settle=181h"], "at most a quarter of certificates.self.certificateLifetime"),
+        (["webhook.hostNetwork=true"], "10250, which is the kubelet's on every node"),
+        (["podAnnotations.leader-election/enabled=yes"], "the webhook cannot wait for itself"),
+        (["webhok.replicas=3"], "additional properties 'webhok' not allowed"),
+        (["webhook.url=http://10.0.0.1/mutate"], r"'/webhook/url'.*does not match pattern"),
+        (["certificates.mode=none"], r"'/certificates/mode'.*must be one of 'self', 'cert-manager', 'secret'"),
+        (["webhook.replicas=0"], r"'/webhook/replicas'.*minimum: got 0, want 1"),
+        (["elector.sidecar=sometimes"], r"'/elector/sidecar'.*must be one of 'native', 'classic'"),
+    ],
+)
+def test_refused(options: list[str], says: str) -> None:
+    values = [] if not options else [DEFAULT]
+    with pytest.raises(HelmFailed) as refused:
+        render(*[f"--set={option}" for option in options], values=values)
+    assert re.search(says, str(refused.value), re.DOTALL), refused.value
+
+
+def test_an_old_cluster_is_told_at_render() -> None:
+    with pytest.raises(HelmFailed, match=r"needs Kubernetes 1\.30 or newer; this is v1\.29\.0"):
+        render("--set=rbac.mode=managed", values=[DEFAULT], kube_version="1.29.0")
+    with pytest.raises(HelmFailed, match=r"1\.28"):
+        render(values=[DEFAULT], kube_version="1.28.0")
+
+
+def test_notes_name_the_users_own_things(tmp_path: Path) -> None:
+    values = next(file for file in VALUE_SETS if file.stem == "cert-manager-issuer")
+    options = ["--dry-run=client", "--namespace=ours", f"--values={values}", "--set=webhook.replicas=1"]
+    notes = helm("install", "mine", str(CHART), *options, home=tmp_path).partition("NOTES:")[2]
+    assert "kubectl --namespace ours rollout status deployment/mine-leader-election-webhook" in notes
+    assert "shop: default, orders" in notes
+    assert "There is one webhook pod only" in notes
+    assert "helm --namespace ours test mine" in notes
+
+
+if __name__ == "__main__":
+    for each in VALUE_SETS:
+        golden_of(each).write_text(render(values=[each], kube_version=kube_version_of(each)))
