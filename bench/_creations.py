@@ -1,0 +1,128 @@
+"""What the webhook adds to the creation of a pod, on the sandbox's real API server."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.client import HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from sandbox import Sandbox
+from sandbox.injection import start_webhook
+
+__all__ = ["Round", "measure"]
+
+_NAMESPACE = "bench"
+_PODS = f"/api/v1/namespaces/{_NAMESPACE}/pods"
+_CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+_WITHIN = 30.0
+_WARM = 20
+_ANNOTATED = {"leader-election/enabled": "true", "leader-election/name": "bench"}
+
+
+@dataclass
+class Round:
+    """Milliseconds for each creation of one round."""
+
+    plain: list[float] = field(default_factory=list)
+    annotated: list[float] = field(default_factory=list)
+    by_hand: list[float] = field(default_factory=list)
+    """Pods that came with all that the webhook adds, so that it is not asked: what the elector itself costs."""
+
+
+def measure(pods: int, rounds: int, say: Callable[[str], None]) -> list[tuple[Round, Round]]:
+    """Pairs of rounds, without and with the webhook installed, `pods` of each kind of pod in all the rounds together."""
+    with Sandbox.start() as sandbox:
+        start_webhook(sandbox)
+        api = _Api(sandbox)
+        api.call("POST", "/api/v1/namespaces", {"metadata": {"name": _NAMESPACE}})
+        _until(lambda: api.status("GET", f"/api/v1/namespaces/{_NAMESPACE}/serviceaccounts/default") == 200)
+        registered = api.call("GET", f"{_CONFIGURATION}/leader-election")
+        for field_name in ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields"):
+            registered["metadata"].pop(field_name, None)
+        injected = api.call("POST", f"{_PODS}?dryRun=All", _pod("probe", _ANNOTATED))["spec"]
+        by_hand = {key: injected[key] for key in ("initContainers", "containers", "volumes")}
+        pairs = []
+        for number in range(rounds):
+            pair = {}
+            # Now this first, now that: the machine gets slower and faster for reasons of its own.
+            for installed in (False, True) if number % 2 == 0 else (True, False):
+                _install(api, registered if installed else None)
+                pair[installed] = _create(api, pods // rounds, by_hand)
+            pairs.append((pair[False], pair[True]))
+            say(f"round {number + 1} of {rounds}")
+        return pairs
+
+
+class _Api:
+    """The administrator's requests over one connection."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        context = ssl.create_default_context(cafile=str(sandbox.ca_file))
+        certificate, key = sandbox.admin_files
+        context.load_cert_chain(certificate, key)
+        address = urlsplit(sandbox.url)
+        self._connection = HTTPSConnection(address.hostname or "", address.port, timeout=30, context=context)
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        content = json.dumps(body).encode() if body is not None else None
+        self._connection.request(method, path, content, {"content-type": "application/json"})
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
+    def status(self, method: str, path: str) -> int:
+        return self.request(method, path)[0]
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        status, content = self.request(method, path, body)
+        if status >= 300:
+            raise RuntimeError(f"{method} {path}: {status} {content[:300]!r}")
+        return json.loads(content)
+
+
+def _install(api: _Api, registration: dict[str, Any] | None) -> None:
+    """Register the webhook, or remove it; returns when the API server goes by it."""
+    if registration is not None:
+        api.request("DELETE", f"{_CONFIGURATION}/leader-election")
+        api.call("POST", _CONFIGURATION, registration)
+    else:
+        api.request("DELETE", f"{_CONFIGURATION}/leader-election")
+    path = f"{_PODS}?dryRun=All"
+    wanted = registration is not None
+    _until(lambda: ("initContainers" in api.call("POST", path, _pod("probe", _ANNOTATED))["spec"]) is wanted)
+
+
+def _create(api: _Api, count: int, by_hand: dict[str, Any]) -> Round:
+    taken = Round()
+    # One kind after the other: what an annotated pod leaves to be tidied up should not be counted for the next plain one.
+    for kind, marks, spec, times in (
+        ("plain", {}, None, taken.plain),
+        ("annotated", _ANNOTATED, None, taken.annotated),
+        ("by-hand", {}, by_hand, taken.by_hand),
+    ):
+        for number in range(count + _WARM):
+            pod = _pod(f"{kind}-{number}", marks, spec)
+            began = time.perf_counter()
+            api.call("POST", _PODS, pod)
+            if number >= _WARM:
+                times.append(1000 * (time.perf_counter() - began))
+    api.call("DELETE", f"{_PODS}?gracePeriodSeconds=0")
+    _until(lambda: not api.call("GET", f"{_PODS}?limit=1")["items"])
+    return taken
+
+
+def _pod(name: str, annotations: dict[str, str], spec: dict[str, Any] | None = None) -> dict[str, Any]:
+    metadata = {"name": name, "annotations": annotations}
+    return {"metadata": metadata, "spec": spec or {"containers": [{"name": "app", "image": "app"}]}}
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _WITHIN
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited in vain for {_WITHIN:g} s")
+        time.sleep(0.02)

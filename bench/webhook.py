@@ -1,0 +1,116 @@
+"""What the webhook costs: `python -m bench.webhook [--reviews 1000000]` prints tables, and asserts nothing.
+
+The figures of record, and how they came about, are in `docs/benchmarks/webhook.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from itertools import chain, pairwise
+from statistics import median, quantiles
+
+from bench._admission import Webhook, review, webhook
+from bench._creations import Round, measure
+
+__all__ = ["main"]
+
+_WARM = 2_000
+_TRIALS = 5
+_PER_TRIAL = 5_000
+_BY_HAND = "with the elector by hand"
+_KINDS = ("plain", "annotated", _BY_HAND)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.webhook", description="What the webhook costs.")
+    parser.add_argument("--reviews", type=int, default=200_000, help="how many to watch the memory over (default: %(default)s)")
+    parser.add_argument("--pods", type=int, default=500, help="of each kind, on the API server; 0: none (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="in which the pods are created (default: %(default)s)")
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    system = f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
+    print(f"{system}; load {os.getloadavg()[0]:.1f}\n")
+    with webhook() as one:
+        _latency(one)
+        _memory(one, options.reviews)
+    if options.pods:
+        _creations(options.pods, options.rounds)
+    return 0
+
+
+def _latency(one: Webhook) -> None:
+    print(f"One injection over one keep-alive TLS connection, validation and log on, {_PER_TRIAL} per trial:\n")
+    print("| pod | trial | p50 | p99 | per second | CPU per review | per second and core |")
+    print("|---|---|---|---|---|---|---|")
+    connection = one.connect()
+    for name in ("deployment", "several-containers"):
+        body = review(name)
+        for _ in range(_WARM):
+            connection.post(body)
+        for trial in range(_TRIALS):
+            taken, cpu, began = [], one.cpu_seconds(), time.perf_counter()
+            for _ in range(_PER_TRIAL):
+                sent = time.perf_counter()
+                connection.post(body)
+                taken.append(time.perf_counter() - sent)
+            each = (one.cpu_seconds() - cpu) / _PER_TRIAL
+            cuts = quantiles(taken, n=100)
+            print(
+                f"| {name} | {trial + 1} | {1000 * cuts[49]:.3f} ms | {1000 * cuts[98]:.3f} ms "
+                f"| {_PER_TRIAL / (time.perf_counter() - began):,.0f} | {1000 * each:.3f} ms | {1 / each:,.0f} |",
+                flush=True,
+            )
+    connection.close()
+
+
+def _memory(one: Webhook, reviews: int) -> None:
+    print(f"\nResident memory of the admission process over {reviews:,} reviews:\n")
+    print("| reviews | resident |")
+    print("|---|---|")
+    connection = one.connect()
+    bodies = [review(name) for name in ("deployment", "several-containers", "host-network", "classic-statefulset")]
+    step = max(1, reviews // 10)
+    for number in range(reviews + 1):
+        if number % step == 0:
+            print(f"| {number:,} | {one.resident():.1f} MB |", flush=True)
+        connection.post(bodies[number % len(bodies)])
+    connection.close()
+
+
+def _creations(pods: int, rounds: int) -> None:
+    pairs = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"\nCreating {pods} pods of each kind on a real API server, {rounds} pairs of rounds:\n")
+    print("| pods | webhook not installed, median | installed, median | difference of each pair: median | smallest | largest |")
+    print("|---|---|---|---|---|---|")
+    for title in _KINDS:
+        without = [_times(off, title) for off, _ in pairs]
+        with_it = [_times(on, title) for _, on in pairs]
+        differences = [median(on) - median(off) for off, on in zip(without, with_it, strict=True)]
+        print(
+            f"| {title} | {median(chain(*without)):.2f} ms | {median(chain(*with_it)):.2f} ms "
+            f"| {median(differences):+.2f} ms | {min(differences):+.2f} ms | {max(differences):+.2f} ms |"
+        )
+    beside = [median(on.annotated) - median(off.by_hand) for off, on in pairs]
+    spread = f"{median(beside):+.2f} ms at the median, {min(beside):+.2f} to {max(beside):+.2f}"
+    print(f"\nThe same pods, injected by the webhook instead of by hand: {spread}.")
+    _noise(pairs)
+
+
+def _times(one: Round, title: str) -> list[float]:
+    return {"plain": one.plain, "annotated": one.annotated, _BY_HAND: one.by_hand}[title]
+
+
+def _noise(pairs: list[tuple[Round, Round]]) -> None:
+    """How much two rounds differ that should not: what is less cannot be told from nothing."""
+    medians = [median(off.plain) for off, _ in pairs]
+    apart = [abs(one - other) for one, other in pairwise(medians)]
+    if apart:
+        print(f"\nTwo rounds of plain pods without the webhook differ by {median(apart):.2f} ms at the median.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
