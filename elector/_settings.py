@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from elector._durations import format_duration, parse_duration
-from elector._election import Sidecar
 from elector._errors import SettingsError
 from elector._timing import LONGEST_TTL, SHORTEST_TTL, Timing
+from elector._view import Sidecar
 
 __all__ = ["Address", "Settings", "describe", "parse_settings"]
 
@@ -147,7 +147,13 @@ _OPTIONS = (
     _Option(
         "--retry-period", "", _derived, "DURATION", "between renewals, and the limit of each (default: a quarter of the ttl)"
     ),
-    _Option("--status-http", "", _addresses, "HOST:PORT", "serve the probes /healthz and /readyz there; empty: no server"),
+    _Option(
+        "--status-http",
+        "",
+        _addresses,
+        "HOST:PORT",
+        "serve the probes /healthz and /readyz and the metrics there; empty: no server",
+    ),
     _Option(
         "--sidecar",
         "",
