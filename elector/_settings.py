@@ -152,7 +152,7 @@ _OPTIONS = (
         "",
         _addresses,
         "HOST:PORT",
-        "serve the probes /healthz and /readyz and the metrics there; empty: no server",
+        "serve /healthz, /readyz and /metrics there; empty: no server",
     ),
     _Option(
         "--sidecar",
