@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 
 from elector._durations import parse_duration
@@ -58,11 +59,16 @@ class Answers:
         )
 
     def _name(self) -> Reply:
-        return Reply(200, f'{{"name":{_go_string(self._election.tell_name().name)}}}'.encode())
+        view = self._election.tell_name()
+        return self._held(view, Reply(200, f'{{"name":{_go_string(view.name)}}}'.encode()))
 
     def _leading(self) -> Reply:
         view = self._election.tell_name()
-        return _json(200 if view.leading else 409, {"leading": view.leading, "name": view.name})
+        return self._held(view, _json(200 if view.leading else 409, {"leading": view.leading, "name": view.name}))
+
+    def _held(self, view: View, reply: Reply) -> Reply:
+        """The reply made of `view`, which is not sent any more once a claim in it has ended."""
+        return replace(reply, holds=lambda: self._election.leads) if view.leading else reply
 
     def _resign(self, request: Request) -> Reply:
         if request.method != "POST":
@@ -82,7 +88,8 @@ class Answers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._other_than(query.get("not"), since)
-        return _json(200, self._report(self._election.tell_claim()))
+        view = self._election.tell_claim()
+        return self._held(view, _json(200, self._report(view)))
 
     async def _other_than(self, name: str | None, token: int | None) -> None:
         """Wait until the leader's name is not `name`, or the token is not `token`, or we begin or cease to lead."""

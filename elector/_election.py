@@ -143,6 +143,11 @@ class Election:
         return view
 
     @property
+    def leads(self) -> bool:
+        """Whether this candidate leads at this very moment."""
+        return self._leads(self._clock.now())
+
+    @property
     def has_seen_lock(self) -> bool:
         """Whether the lock's state has been seen since the start."""
         return all(view.sight is not Sight.UNSEEN for view in self._views)

@@ -25,12 +25,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A handler's answer. An iterator as `body` is sent piece by piece and always closed (`aclose`) at the end."""
+    """A handler's answer. An iterator as `body` is sent piece by piece and always closed (`aclose`) at the end.
+
+    `holds` is asked when `body`, if it is bytes, is ready to leave: False when it has ceased to be true since it was made.
+    """
 
     status: int
     body: bytes | AsyncIterator[bytes]
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    holds: Callable[[], bool] = lambda: True
 
 
 Handler = Callable[[Request], Awaitable[Reply]]

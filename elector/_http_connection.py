@@ -1,8 +1,9 @@
 """One client of the HTTP server: HTTP/1.1 (RFC 9112) by h11, over an asyncio transport.
 
 Two promises beyond HTTP. An answer, which may expire by itself, is never computed early and sent late: the handler is
-called only when all earlier output of the connection has left for the kernel, and nothing awaits between its return and
-the write. And no client costs more than its share: headers, bodies, unread output and every wait have a limit.
+called only when all earlier output of the connection has left for the kernel, nothing awaits between its return and the
+write, and right before that the answer is asked whether it still holds. And no client costs more than its share: headers,
+bodies, unread output and every wait have a limit.
 """
 
 from __future__ import annotations
@@ -293,6 +294,11 @@ class Connection(asyncio.BufferedProtocol):
             _log.exception("the reply to %s is not valid HTTP", self._name())
             self._refuse(500, "internal error")
         else:
+            if not reply.holds():
+                # The process was stopped since the answer was made. None is better than one that is wrong by now: the
+                # client asks again.
+                self._transport.abort()
+                return
             self._write(data)
 
     async def _stream(self, reply: Reply, body: AsyncIterator[bytes]) -> None:

@@ -84,6 +84,25 @@ def test_a_deposed_leader_does_not_name_itself(stage: Stage) -> None:
     assert reply(one, "/").body == b'{"name":""}'
 
 
+@pytest.mark.parametrize("path", ["/", "/v1/leader", "/v1/leading"])
+def test_an_answer_that_names_ourselves_holds_as_long_as_the_claim(stage: Stage, path: str) -> None:
+    # A process that is stopped between making the answer and sending it asks this when it goes on.
+    one = stage.leader("pod-a")
+    one.line.cut = True
+    found = reply(one, path)
+    stage.world.now = 4.99
+    assert found.holds()
+    stage.world.now = 5.0
+    assert not found.holds()
+
+
+def test_an_answer_that_names_another_may_be_sent_whenever(stage: Stage) -> None:
+    stage.store(foreign("pod-x"))
+    found = reply(stage.follower(), "/")
+    stage.world.now = 1000.0
+    assert found.holds()
+
+
 def test_a_name_that_another_process_took_is_not_answered(stage: Stage) -> None:
     stage.store(foreign("pod-a"))
     assert reply(stage.follower("pod-a"), "/").body == b'{"name":""}'

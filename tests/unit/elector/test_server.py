@@ -125,6 +125,25 @@ def test_the_bytes_of_an_answer() -> None:
     run(test())
 
 
+def test_an_answer_that_has_ceased_to_hold_is_not_sent() -> None:
+    held = [True, False, True]
+
+    async def handler(_: Request) -> Reply:
+        return Reply(200, b"yes", holds=lambda: held.pop(0))
+
+    async def test() -> None:
+        async with serving(handler) as server:
+            async with await connect(server, HEAD) as client:
+                assert await client.reply() == (200, b"yes")
+                await client.send(HEAD)
+                await client.lost()
+            async with await connect(server, HEAD) as client:
+                assert await client.reply() == (200, b"yes")
+        assert held == []
+
+    run(test())
+
+
 def test_head_has_the_headers_of_get_and_no_body() -> None:
     async def test() -> None:
         async with serving() as server, await connect(server, HEAD.replace(b"GET", b"HEAD") + HEAD) as client:
