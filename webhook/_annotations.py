@@ -135,7 +135,7 @@ class Annotations:
         "health",
         local_url,
         means="the pod stands for election only while this URL of its application answers 2xx",
-        allowed="an http:// URL on localhost, 127.0.0.1 or [::1]",
+        allowed="an http:// URL on localhost, 127.0.0.1 or [::1], with a port and a path if need be",
         default=None,
         shown="none",
     )

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from webhook._errors import ManifestError
@@ -42,7 +42,7 @@ def change_documents(text: str, change: Callable[[Any], bool]) -> str:
     plain = text.replace("\r\n", "\n") if carriage else text
     starts = [0, *(match.start() for match in _START.finditer(plain) if match.start() > 0), len(plain)]
     parts = [plain[start:end] for start, end in pairwise(starts)]
-    changed = [_change(part, change) for part in parts]
+    changed = [_change(part, change, plain.count("\n", 0, start)) for part, start in zip(parts, starts[:-1], strict=True)]
     if changed == parts:
         return text
     result = "".join(changed)
@@ -73,7 +73,7 @@ def add(document: Any, path: Path, operations: Iterable[dict[str, Any]]) -> None
             parent[last] = value
 
 
-def _change(part: str, change: Callable[[Any], bool]) -> str:
+def _change(part: str, change: Callable[[Any], bool], lines_before: int) -> str:
     head, body = "", part
     if part.startswith("---"):
         rest = _NOTHING_MORE.match(part, 3)
@@ -91,13 +91,23 @@ def _change(part: str, change: Callable[[Any], bool]) -> str:
         else:
             return f"{head}{json.dumps(document, indent=2, ensure_ascii=False)}\n" if change(document) else part
     parser = _parser(body)
+    lines_before += head.count("\n")
     try:
         document = parser.load(body)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise ManifestError(f"not YAML: {' '.join(str(error).split())[:300]}") from error
+        raise ManifestError(f"not YAML: {_words(error, lines_before)}") from error
     if not change(document):
         return part
     return head + _written(document, body)
+
+
+def _words(error: Exception, lines_before: int) -> str:
+    """What is wrong and in which line of the file, without the values that stand there: some are secrets."""
+    if not isinstance(error, MarkedYAMLError):
+        return " ".join(str(error).split())[:300]
+    problem = " ".join(str(error.problem or error.context).partition(" with value ")[0].split())[:200]
+    mark = error.problem_mark or error.context_mark
+    return problem if mark is None else f"line {lines_before + mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _written(document: Any, like: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from webhook._errors import MalformedReview
+from webhook._errors import MalformedReview, quoted
 
 __all__ = ["items", "mapping", "strings"]
 
@@ -37,6 +37,8 @@ def items(value: Any, where: str) -> list[dict[str, Any]]:
 def strings(value: Any, where: str) -> dict[str, str]:
     """`value` as an object that holds only strings; `where` names it in the error. Raises `MalformedReview`."""
     found = mapping(value, where)
-    if not all(isinstance(text, str) for text in found.values()):
-        raise MalformedReview(f"{where} holds a value that is not a string")
+    for key, text in found.items():
+        if not isinstance(text, str):
+            # In manifests, the most common of all mistakes: `leader-election/enabled: true`.
+            raise MalformedReview(f"{where}: {quoted(key)} has a value that is not a string: put it in quotes")
     return found

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import jsonpatch
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.unit.webhook.pods import SETTINGS, admit, elector, owner, pod, refuse, respond, review
+from elector._settings import parse_settings
+from tests.unit.webhook.pods import SETTINGS, admit, elector, operations, owner, pod, refuse, respond, review
 from webhook._annotations import ROWS, Annotations, parse
 
 
@@ -91,6 +95,10 @@ def test_a_value_reaches_the_elector(key: str, value: str, argument: str) -> Non
         ("health", "http://[::1/"),
         ("health", "http://localhost/a b"),
         ("health", "http://localhost/#a"),
+        ("health", "http://localhost?a=b"),
+        ("health", "http://localhost:/"),
+        ("health", "http://LOCALHOST:8080/"),
+        ("health", "HTTP://localhost:8080/"),
         ("drain", "-1s"),
         ("drain", "1500ms"),
         ("drain", "25h"),
@@ -111,6 +119,23 @@ def test_a_wrong_value_is_denied_with_what_is_allowed(key: str, value: str) -> N
     assert value[:64] in message
     assert message.endswith(f", allowed is {row.allowed}")
     assert len(message) < 300
+
+
+@given(
+    key=st.sampled_from([row.key.removeprefix("leader-election/") for row in ROWS if not row.key.endswith("/enabled")]),
+    value=st.text("019.-smhnuaAz+_$()/:", max_size=8)
+    | st.from_regex(r"(http|HTTP)://(localhost|LocalHost|127\.0\.0\.1|\[::1\])(:[0-9]{0,5})?[/?#]?[ -~]{0,5}", fullmatch=True),
+    sidecar=st.sampled_from(["native", "classic"]),
+)
+@settings(max_examples=500, deadline=None)
+def test_the_elector_takes_whatever_is_not_denied(key: str, value: str, sidecar: Any) -> None:
+    response, _ = respond(review(of := pod(annotations={"sidecar": sidecar, key: value})))
+    if response["allowed"]:
+        args = elector(jsonpatch.apply_patch(of, operations(response)))["args"]
+        # As the kubelet substitutes them.
+        for name, text in (("POD_NAME", "web-0"), ("POD_NAMESPACE", "shop"), ("POD_UID", "uid")):
+            args = [arg.replace(f"$({name})", text) for arg in args]
+        parse_settings([arg.replace("$$", "$") for arg in args], {}, "test")
 
 
 def test_every_wrong_annotation_is_named_at_once() -> None:

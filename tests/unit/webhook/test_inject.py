@@ -237,13 +237,15 @@ def test_what_the_webhook_would_deny_has_the_same_message() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: [", "not YAML: while parsing a flow"),
-        ("a: 1\na: 2\n", "not YAML: while constructing a mapping"),
+        ("a: [", "not YAML: line 1, column 5: expected the node content, but found '<stream end>'"),
+        ("a: secret\na: secret\n", 'not YAML: line 2, column 1: found duplicate key "a"'),
+        ("a: 1\n---\n# a comment\nb: 1\n\tc: 2\n", "not YAML: line 5, column 1: found character '\\t'"),
+        ("a: 1\n--- # a comment\nb: 1\n c: 2\n", "not YAML: line 4, column 3: mapping values are not allowed here"),
         ("[" * 5000, "not YAML: "),
         ("kind: List\nitems: 1\n", "items is not a list"),
         (
             "{kind: Pod, metadata: {annotations: {leader-election/enabled: true}}, spec: {containers: []}}",
-            "Pod/: metadata.annotations holds a value that is not a string",
+            'Pod/: metadata.annotations: "leader-election/enabled" has a value that is not a string: put it in quotes',
         ),
     ],
 )
@@ -252,6 +254,7 @@ def test_what_cannot_be_read_is_said(text: str, problem: str) -> None:
     (found,) = result.problems
     assert found.startswith(problem)
     assert found.isprintable()
+    assert "secret" not in found
     assert result.text == text
 
 
