@@ -21,6 +21,9 @@ __all__ = ["plan"]
 _GRACE = 30
 """Seconds of `terminationGracePeriodSeconds` where the pod does not say."""
 
+_OS = "kubernetes.io/os"
+"""The label by which nodes tell their operating system."""
+
 _RESERVE = 2
 """Seconds of the grace period that draining leaves for the release."""
 
@@ -41,11 +44,11 @@ def plan(pod: dict[str, Any], settings: InjectionSettings) -> tuple[Election, li
         except Denied as denied:
             problems[denied.code] = list(denied.problems)
     problems["conflict"] = _conflicts(pod, None if PORT in wrong else asked.port)
-    resources, problems["resources"], warnings = plan_resources(pod, asked, settings)
+    sidecar = asked.sidecar or settings.sidecar
+    resources, problems["resources"], warnings = plan_resources(pod, asked, settings, sidecar)
     codes = [code for code, found in problems.items() if found]
     if codes:
         raise Denied(codes[0] if len(codes) == 1 else "several", [text for code in codes for text in problems[code]])
-    sidecar = asked.sidecar or settings.sidecar
     election = Election(
         name=name,
         ttl=asked.ttl,
@@ -105,16 +108,26 @@ def _conflicts(pod: dict[str, Any], port: int | None) -> list[str]:
             if port is None or declared.get("protocol", "TCP") != "TCP":
                 continue
             number = declared.get("containerPort")
+            ours = f"the elector's port would be {port} (annotation {PORT}), but container {quoted(name)} has"
             if number == port:
-                problems.append(f"annotation {PORT} is {port}, but container {quoted(name)} has that port")
+                problems.append(f"{ours} that port")
             elif number == port + 1:
-                problems.append(
-                    f"annotation {PORT} is {port}, but container {quoted(name)} has port {port + 1}, "
-                    "which would be the elector's status port"
-                )
+                problems.append(f"{ours} port {port + 1}, which would be the elector's status port")
     return problems
 
 
 def _is_windows(spec: dict[str, Any]) -> bool:
     selector = mapping(spec.get("nodeSelector"), "spec.nodeSelector")
-    return mapping(spec.get("os"), "spec.os").get("name") == "windows" or selector.get("kubernetes.io/os") == "windows"
+    if mapping(spec.get("os"), "spec.os").get("name") == "windows" or selector.get(_OS) == "windows":
+        return True
+    affinity = mapping(mapping(spec.get("affinity"), "spec.affinity").get("nodeAffinity"), "spec.affinity.nodeAffinity")
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    terms = items(mapping(affinity.get(required), required).get("nodeSelectorTerms"), "nodeSelectorTerms")
+    # A node has to meet one of the terms, and all of its expressions.
+    return bool(terms) and all(
+        any(
+            one.get("key") == _OS and one.get("operator") == "In" and one.get("values") == ["windows"]
+            for one in items(term.get("matchExpressions"), "matchExpressions")
+        )
+        for term in terms
+    )

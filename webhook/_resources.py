@@ -12,7 +12,7 @@ from webhook._annotations import PREFIX, Annotations
 from webhook._containers import containers
 from webhook._errors import quoted
 from webhook._quantities import parse_quantity
-from webhook._settings import InjectionSettings
+from webhook._settings import InjectionSettings, Sidecar
 from webhook._shapes import mapping
 
 __all__ = ["Resources", "plan_resources"]
@@ -24,7 +24,7 @@ _KINDS = ("cpu", "memory")
 
 
 def plan_resources(
-    pod: dict[str, Any], asked: Annotations, settings: InjectionSettings
+    pod: dict[str, Any], asked: Annotations, settings: InjectionSettings, sidecar: Sidecar
 ) -> tuple[Resources, list[str], list[str]]:
     """The elector's requests and limits, then what makes them impossible, then what is worth a warning."""
     requests: dict[str, str] = {}
@@ -51,7 +51,7 @@ def plan_resources(
                 warnings.append(f"annotation {PREFIX}{kind}-request has no effect: the pod is Guaranteed, {limit} is taken")
             request = limit
         requests[kind], limits[kind] = request, limit
-    problems.extend(_beyond_the_pods_own(pod, requests, limits))
+    problems.extend(_beyond_the_pods_own(pod, requests, limits, sidecar))
     return {"requests": requests, "limits": limits}, problems, warnings
 
 
@@ -72,7 +72,7 @@ def _requests_equal_limits(container: dict[str, Any]) -> bool:
     return all(kind in limits and requests.get(kind, limits[kind]) == limits[kind] > 0 for kind in _KINDS)
 
 
-def _beyond_the_pods_own(pod: dict[str, Any], requests: dict[str, str], limits: dict[str, str]) -> list[str]:
+def _beyond_the_pods_own(pod: dict[str, Any], requests: dict[str, str], limits: dict[str, str], sidecar: Sidecar) -> list[str]:
     """Where pod-level resources leave too little for the elector; the API server would refuse the pod."""
     spec = mapping(pod.get("spec"), "spec")
     if not spec.get("resources"):
@@ -80,27 +80,33 @@ def _beyond_the_pods_own(pod: dict[str, Any], requests: dict[str, str], limits: 
     pod_requests, pod_limits = _stated(spec["resources"], "spec.resources")
     problems = []
     for kind in _KINDS:
-        needed = parse_quantity(requests[kind]) + sum(
-            (_stated(c.get("resources"), "a container's resources")[0].get(kind, Decimal(0)) for c in _lasting(pod)),
-            Decimal(0),
-        )
+        needed = _needed(pod, kind, parse_quantity(requests[kind]), sidecar)
         available = pod_requests.get(kind, pod_limits.get(kind))
         if available is not None and needed > available:
             problems.append(
-                f"the pod's own resources request too little {kind}: {available:f} for containers that request "
-                f"{needed:f} with the elector's {requests[kind]}"
+                f"the pod's own resources request too little {kind}: {_shown(available)} for containers that request "
+                f"{_shown(needed)} with the elector's {requests[kind]}"
             )
         if kind in pod_limits and parse_quantity(limits[kind]) > pod_limits[kind]:
             problems.append(
-                f"the pod's own resources limit {kind} to {pod_limits[kind]:f}, below the elector's limit of {limits[kind]}"
+                f"the pod's own resources limit {kind} to {_shown(pod_limits[kind])}, below the elector's limit of {limits[kind]}"
                 f": raise it, or set the annotation {PREFIX}{kind}-limit"
             )
     return problems
 
 
-def _lasting(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    """The containers that run at the same time, for as long as the pod does."""
-    return [c for field, _, c in containers(pod) if field == "containers" or c.get("restartPolicy") == "Always"]
+def _needed(pod: dict[str, Any], kind: str, own: Decimal, sidecar: Sidecar) -> Decimal:
+    """What the containers request at the moment when they request most: each init container runs beside the native sidecars
+    that were started before it (the elector first), the application beside all of them."""
+    lasting = most = own if sidecar == "native" else Decimal(0)
+    for field, _, container in containers(pod):
+        requests, limits = _stated(container.get("resources"), "a container's resources")
+        request = requests.get(kind, limits.get(kind, Decimal(0)))
+        if field == "containers" or container.get("restartPolicy") == "Always":
+            lasting += request
+        else:
+            most = max(most, lasting + request)
+    return max(most, lasting if sidecar == "native" else lasting + own)
 
 
 def _stated(resources: Any, where: str) -> tuple[dict[str, Decimal], dict[str, Decimal]]:
@@ -109,6 +115,10 @@ def _stated(resources: Any, where: str) -> tuple[dict[str, Decimal], dict[str, D
     both = (mapping(found.get(field), f"{where}.{field}") for field in ("requests", "limits"))
     requests, limits = ({k: n for k, v in one.items() if (n := _number(v)) is not None} for one in both)
     return requests, limits
+
+
+def _shown(number: Decimal) -> str:
+    return f"{number.normalize():f}"
 
 
 def _number(value: Any) -> Decimal | None:

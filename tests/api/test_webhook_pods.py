@@ -21,7 +21,9 @@ from sandbox.injection import start_webhook
 
 pytestmark = pytest.mark.api
 
-GOLDEN = sorted((Path(__file__).parents[1] / "unit" / "webhook" / "golden").glob("*.pod.json"))
+GOLDEN = Path(__file__).parents[1] / "unit" / "webhook" / "golden"
+PATCHES = sorted(GOLDEN.glob("*.patch.json"))
+DENIALS = sorted(GOLDEN.glob("*.denied.txt"))
 ON = {"leader-election/enabled": "true"}
 NAMED = {**ON, "leader-election/name": "tests"}
 SECURE = {
@@ -118,20 +120,43 @@ def mounts(container: Json) -> list[str]:
 # -- pods ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name.removesuffix(".pod.json"))
+def pod_beside(path: Path) -> Json:
+    document: Json = json.loads(path.with_name(path.name.partition(".")[0] + ".pod.json").read_text())
+    return document
+
+
+@pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.name.removesuffix(".patch.json"))
 def test_a_golden_pod_is_accepted_and_asked_about_once(namespace: Namespace, path: Path) -> None:
-    patch = json.loads(path.with_name(path.name.replace(".pod.", ".patch.")).read_text())
+    patch = json.loads(path.read_text())
     (golden,) = [
         value
         for operation in patch
         for value in (operation["value"] if isinstance(operation["value"], list) else [operation["value"]])
         if isinstance(value, dict) and value.get("name") == "leader-elector" and "args" in value
     ]
-    stored = namespace.create(json.loads(path.read_text()))
+    stored = namespace.create(pod_beside(path))
     assert elector(stored)["args"] == golden["args"]
     assert elector(stored)["securityContext"] == golden["securityContext"]
     (decision,) = namespace.decisions()
     assert " result=injected " in decision
+
+
+@pytest.mark.parametrize("path", DENIALS, ids=lambda path: path.name.removesuffix(".denied.txt"))
+def test_a_golden_pod_is_denied_with_its_message(namespace: Namespace, path: Path) -> None:
+    with pytest.raises(ApiException) as caught:
+        namespace.create(pod_beside(path))
+    assert said(caught.value) == f'admission webhook "inject.leader-election.io" denied the request: {path.read_text().strip()}'
+    (decision,) = namespace.decisions()
+    assert " result=denied " in decision
+
+
+def test_an_ephemeral_container_is_left_alone(namespace: Namespace) -> None:
+    name = namespace.create(pod())["metadata"]["name"]
+    body = {"spec": {"ephemeralContainers": [{"name": "debug", "image": "busybox"}]}}
+    stored = namespace.cluster.json(namespace.cluster.core.patch_namespaced_pod_ephemeralcontainers(name, namespace.name, body))
+    assert [one["name"] for one in stored["spec"]["ephemeralContainers"]] == ["debug"]
+    assert "env" not in stored["spec"]["ephemeralContainers"][0]
+    assert len(namespace.decisions()) == 1
 
 
 def test_a_plain_pod_and_those_left_out_never_reach_the_webhook(namespace: Namespace) -> None:

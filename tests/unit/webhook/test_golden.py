@@ -1,44 +1,57 @@
-"""Golden files: in `golden/`, each pod beside the patch that it gets.
+"""Golden files: in `golden/`, each pod beside the patch that it gets, or the message with which it is denied.
 
-A change of the patch shows as a change of these files: `python -m tests.unit.webhook.test_golden` writes them anew.
+A change of either shows as a change of these files: `python -m tests.unit.webhook.test_golden` writes them anew.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
-from typing import Any
 
+import jsonpatch
 import pytest
 
-from tests.unit.webhook.pods import SETTINGS
-from webhook._patch import build_patch
-from webhook._plan import plan
+from tests.unit.webhook.pods import SETTINGS, operations, respond, review
+from webhook._containers import is_injected
 
 GOLDEN = Path(__file__).parent / "golden"
 PODS = sorted(GOLDEN.glob("*.pod.json"))
 
 
-def expected_beside(pod: Path) -> Path:
-    return pod.with_name(pod.name.replace(".pod.json", ".patch.json"))
-
-
-def patch_of(pod: Path) -> list[dict[str, Any]]:
-    document = json.loads(pod.read_text())
-    election, _ = plan(document, SETTINGS)
-    return build_patch(document, election)
+def answered(pod: Path) -> tuple[Path, str]:
+    """The file that stands beside a pod, and what it should hold."""
+    response, _ = respond(review(json.loads(pod.read_text())))
+    stem = pod.name.removesuffix(".pod.json")
+    if response["allowed"]:
+        return pod.with_name(f"{stem}.patch.json"), json.dumps(operations(response), indent=2) + "\n"
+    return pod.with_name(f"{stem}.denied.txt"), response["status"]["message"] + "\n"
 
 
 @pytest.mark.parametrize("pod", PODS, ids=lambda pod: pod.name.removesuffix(".pod.json"))
-def test_the_patch_is_the_golden_one(pod: Path) -> None:
-    assert patch_of(pod) == json.loads(expected_beside(pod).read_text())
+def test_the_answer_is_the_golden_one(pod: Path) -> None:
+    beside, content = answered(pod)
+    assert content == beside.read_text()
 
 
-def test_there_are_golden_pods() -> None:
-    assert len(PODS) >= 6
-    assert len(list(GOLDEN.iterdir())) == 2 * len(PODS)
+@pytest.mark.parametrize("patch", sorted(GOLDEN.glob("*.patch.json")), ids=lambda patch: patch.name.removesuffix(".patch.json"))
+def test_the_golden_patch_can_be_applied_and_only_once(patch: Path) -> None:
+    before = json.loads(patch.with_name(patch.name.replace(".patch.", ".pod.")).read_text())
+    after = jsonpatch.apply_patch(copy.deepcopy(before), json.loads(patch.read_text()))
+    assert is_injected(after)
+    assert not is_injected(before)
+    response, _ = respond(review(after), SETTINGS)
+    assert operations(response) == []
+
+
+def test_there_are_golden_pods_and_one_answer_for_each() -> None:
+    names = sorted(path.name for path in GOLDEN.iterdir())
+    assert names == sorted(path.name for pod in PODS for path in (pod, answered(pod)[0]))
+    assert len(list(GOLDEN.glob("*.patch.json"))) >= 10
+    assert len(list(GOLDEN.glob("*.denied.txt"))) >= 5
 
 
 if __name__ == "__main__":
     for each in PODS:
-        expected_beside(each).write_text(json.dumps(patch_of(each), indent=2) + "\n")
+        file, text = answered(each)
+        file.write_text(text)

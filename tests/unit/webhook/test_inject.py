@@ -188,13 +188,17 @@ def test_what_anchors_share_is_added_once_to_each() -> None:
     assert after == jsonpatch.apply_patch(before, operations(response))
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent / "golden").glob("*.pod.json")), ids=lambda path: path.stem)
-def test_a_golden_pod_gets_its_golden_patch(path: Path) -> None:
-    pod = json.loads(path.read_text())
-    patch = json.loads(path.with_name(path.name.replace(".pod.", ".patch.")).read_text())
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("patch", sorted(GOLDEN.glob("*.patch.json")), ids=lambda path: path.name.partition(".")[0])
+def test_a_golden_pod_gets_its_golden_patch(patch: Path) -> None:
+    pod = json.loads(patch.with_name(patch.name.replace(".patch.", ".pod.")).read_text())
+    # Only a whole manifest says that it is one.
+    pod["kind"] = "Pod"
     out = io.StringIO()
     YAML().dump(pod, out)
-    assert yaml.safe_load(injected(out.getvalue())) == jsonpatch.apply_patch(pod, patch)
+    assert yaml.safe_load(injected(out.getvalue())) == jsonpatch.apply_patch(pod, json.loads(patch.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +220,13 @@ def test_a_golden_pod_gets_its_golden_patch(path: Path) -> None:
 def test_anything_else_stays_as_it_is(text: str) -> None:
     result = inject(text, SETTINGS)
     assert (result.text, result.problems) == (text, [])
+
+
+@pytest.mark.parametrize("denied", sorted(GOLDEN.glob("*.denied.txt")), ids=lambda path: path.name.partition(".")[0])
+def test_a_golden_pod_is_denied_with_its_message(denied: Path) -> None:
+    pod = json.loads(denied.with_name(denied.name.replace(".denied.txt", ".pod.json")).read_text())
+    result = inject(json.dumps({**pod, "kind": "Pod"}), SETTINGS)
+    assert result.problems == [f"Pod/{pod['metadata'].get('generateName', '')}: {denied.read_text().strip()}"]
 
 
 def denial(document: dict[str, Any]) -> str:

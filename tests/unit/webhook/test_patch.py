@@ -222,12 +222,37 @@ def test_pod_level_resources_with_room() -> None:
 def test_pod_level_resources_that_are_too_small_are_named() -> None:
     made = pod(containers=resources(FULL, FULL), resources={"requests": {"cpu": "1"}, "limits": {"memory": "32Mi"}})
     assert refuse(made) == (
-        "the pod's own resources request too little cpu: 1 for containers that request 1.010 with the elector's 10m; "
+        "the pod's own resources request too little cpu: 1 for containers that request 1.01 with the elector's 10m; "
         "the pod's own resources request too little memory: 33554432 for containers that request 1115684864 "
         "with the elector's 40Mi; "
         "the pod's own resources limit memory to 33554432, below the elector's limit of 64Mi: raise it, "
         "or set the annotation leader-election/memory-limit"
     )
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "first", "needed"),
+    [
+        # The native elector runs beside each init container; both end or stay before the application starts.
+        ("native", {}, "0.21"),
+        ("native", {"restartPolicy": "Always"}, "0.31"),
+        ("classic", {}, None),
+        ("classic", {"restartPolicy": "Always"}, "0.31"),
+    ],
+)
+def test_pod_level_resources_have_room_for_every_moment(sidecar: str, first: dict[str, Any], needed: str | None) -> None:
+    init = {"name": "first", "image": "x", "resources": {"requests": {"cpu": "200m"}}, **first}
+    # A limit without a request is one: in manifests nobody has filled that in.
+    containers = [{"name": "web", "image": "nginx", "resources": {"limits": {"cpu": "100m"}}}]
+    made = pod(
+        annotations={"sidecar": sidecar}, initContainers=[init], containers=containers, resources={"requests": {"cpu": "200m"}}
+    )
+    if needed is None:
+        assert elector(admit(made))
+    else:
+        assert refuse(made) == (
+            f"the pod's own resources request too little cpu: 0.2 for containers that request {needed} with the elector's 10m"
+        )
 
 
 def test_the_user_can_be_left_to_the_cluster() -> None:
@@ -237,19 +262,54 @@ def test_the_user_can_be_left_to_the_cluster() -> None:
     assert "runAsGroup" not in context
 
 
-@pytest.mark.parametrize("spec", [{"os": {"name": "windows"}}, {"nodeSelector": {"kubernetes.io/os": "windows"}}])
+def needing(*terms: list[dict[str, Any]]) -> dict[str, Any]:
+    """The spec of a pod for nodes that meet one of these terms."""
+    selector = {"nodeSelectorTerms": [{"matchExpressions": term} for term in terms]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": selector}}}
+
+
+WINDOWS = {"key": "kubernetes.io/os", "operator": "In", "values": ["windows"]}
+FAST = {"key": "disk", "operator": "In", "values": ["ssd"]}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"os": {"name": "windows"}},
+        {"nodeSelector": {"kubernetes.io/os": "windows"}},
+        needing([WINDOWS]),
+        needing([FAST, WINDOWS], [WINDOWS]),
+    ],
+)
 def test_a_windows_pod_is_denied(spec: dict[str, Any]) -> None:
     assert refuse(pod(**spec)) == "the pod is for Windows nodes, for which there is no elector"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "linux"}},
+        needing([WINDOWS], [FAST]),
+        needing([{**WINDOWS, "values": ["linux", "windows"]}]),
+        needing([{**WINDOWS, "operator": "NotIn"}]),
+        needing([]),
+        needing(),
+        {"affinity": {"nodeAffinity": {}, "podAffinity": {}}},
+        {"affinity": None},
+    ],
+)
+def test_a_pod_that_may_run_elsewhere_is_no_windows_pod(spec: dict[str, Any]) -> None:
+    assert elector(admit(pod(**spec)))
 
 
 @pytest.mark.parametrize("field", ["containers", "initContainers"])
 @pytest.mark.parametrize(
     ("port", "message"),
     [
-        (4040, 'annotation leader-election/port is 4040, but container "taken" has that port'),
+        (4040, 'the elector\'s port would be 4040 (annotation leader-election/port), but container "taken" has that port'),
         (
             4041,
-            'annotation leader-election/port is 4040, but container "taken" has port 4041, '
+            'the elector\'s port would be 4040 (annotation leader-election/port), but container "taken" has port 4041, '
             "which would be the elector's status port",
         ),
     ],
