@@ -105,10 +105,13 @@ def _check_annotation(cluster: Cluster, target: _Target, workload: Workload) -> 
         yield wrong(f"the {where} has no annotation {ENABLED}")
         notes = []
         for title, owner in _above(cluster, target):
-            if ENABLED in _annotations(owner):
-                notes.append(f"the {title} itself has it: it belongs into spec.template.metadata.annotations")
-            elif any(ENABLED in _annotations(one.pod) for one in workloads(owner) if one.pod is not owner):
-                notes.append(f"the pod template of the {title} has it: the pod is older than that")
+            for one in workloads(owner):
+                if any(ENABLED in _annotations(beside) for beside in one.beside):
+                    notes.append(
+                        f"the {title} itself has it: it belongs into {'.'.join(map(str, one.path))}.metadata.annotations"
+                    )
+                elif one.pod is not owner and ENABLED in _annotations(one.pod):
+                    notes.append(f"the pod template of the {title} has it: the pod is older than that")
         # The topmost is the one that people write; a ReplicaSet has copies of its Deployment's.
         if notes:
             yield note(notes[-1])

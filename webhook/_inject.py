@@ -55,8 +55,7 @@ def _inject_into(document: Any, workload: Workload, settings: InjectionSettings,
     title = workload.title
     try:
         annotations = _annotations(workload.pod)
-        misplaced = [] if workload.pod is workload.object else _misplaced(workload.object, annotations)
-        result.warnings += [f"{title}: {text}" for text in misplaced]
+        result.warnings += [f"{title}: {text}" for text in _misplaced(workload, annotations)]
         if annotations.get(ENABLED, "false") == "false" or is_injected(workload.pod):
             return False
         election, doubts = plan(as_admitted(workload), settings)
@@ -74,7 +73,7 @@ def _annotations(of: dict[str, Any]) -> dict[str, str]:
     return strings(mapping(of.get("metadata"), "metadata").get("annotations"), "metadata.annotations")
 
 
-def _misplaced(workload: dict[str, Any], of_template: dict[str, str]) -> Sequence[str]:
-    """Our annotations on the workload itself, where they have no effect."""
-    keys = [key for key in _annotations(workload) if key.startswith(PREFIX) and key not in of_template]
+def _misplaced(workload: Workload, of_template: dict[str, str]) -> Sequence[str]:
+    """Our annotations where they have no effect."""
+    keys = {key for one in workload.beside for key in _annotations(one) if key.startswith(PREFIX) and key not in of_template}
     return [f"annotation {key} is on the workload, but belongs into its pod template" for key in sorted(keys)]

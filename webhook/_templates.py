@@ -29,6 +29,12 @@ class Workload:
         metadata = mapping(self.object.get("metadata"), "metadata")
         return f"{self.object.get('kind')}/{metadata.get('name') or metadata.get('generateName') or ''}"
 
+    @property
+    def beside(self) -> list[dict[str, Any]]:
+        """Where annotations have no effect on the pods: the workload itself, and a CronJob's template of its Jobs."""
+        spec = mapping(self.object.get("spec"), "spec") if self.pod is not self.object else {}
+        return [] if self.pod is self.object else [self.object, mapping(spec.get("jobTemplate"), "spec.jobTemplate")]
+
 
 def workloads(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[Workload]:
     """Every pod and every pod template in a document, those in a List included; nothing when it is something else.

@@ -227,6 +227,10 @@ def test_workloads_are_warned_about(cluster: Sandbox, release: Release) -> None:
     until(lambda: bool(warned("Deployment", {}, misplaced)), "the policy is in force")
     assert "has no effect on the Deployment: it belongs in the pod template" in warned("Deployment", {}, misplaced)[0]
     assert warned("Deployment", misplaced, misplaced) == []
+    beside = workload("CronJob", {}, {})
+    beside["spec"]["jobTemplate"]["metadata"] = {"annotations": misplaced}
+    _, _, warnings = apply(cluster, beside, dry_run=True)
+    assert "leader-election/enabled has no effect on the CronJob: it belongs in the pod template" in "".join(warnings)
     for kind in ("Deployment", "StatefulSet", "DaemonSet"):
         assert warned(kind, misplaced) == []
         assert "unknown annotation: leader-election/nmae" in warned(kind, {**misplaced, "leader-election/nmae": "a"})[0]
@@ -237,6 +241,24 @@ def test_workloads_are_warned_about(cluster: Sandbox, release: Release) -> None:
     # The policy's rules and the webhook's own: the same keys, and the same verdict on these values.
     texts = ["true", "a.b", "A", "", "leases", "10s", "1h", "1.5s", "0s", "600s", "4040", "80", "all", "native", "100m", "64Mi"]
     texts += ["-1", "0", "debug", "http://localhost:8080/up", "http://example.com/", "r/e:1", "a b", "24h", "1441m"]
+    texts += [
+        "1.5m",
+        ".5m",
+        "+10s",
+        "-10s",
+        "1000.5ms",
+        "1000.ms",
+        "1000000\u00b5s",
+        "1e3",
+        "9999999999s",
+        "10",
+        "0.5",
+        "1Gi",
+        "1K",
+    ]
+    texts += [f"http://{rest}" for rest in ("localhost", "LOCALHOST/", "[::1]:65535/a?b", "127.0.0.1:65536/", "localhost:0/")]
+    texts += [f"http://{rest}" for rest in ("localhost?a", "localhost/#a", "localhost:/", "localhost.example/", "a@localhost/")]
+    texts += ["a" * 253, "a" * 254, "a" * 2049]
     for row in ROWS:
         for text in texts:
             try:

@@ -157,6 +157,18 @@ def test_an_annotation_on_the_deployment_itself(asked: Asked) -> None:
     assert (code, lines[:2]) == (1, [wrong.format("pod"), advice])
 
 
+def test_an_annotation_on_the_template_of_a_cronjobs_jobs(asked: Asked) -> None:
+    template = {"spec": {"containers": [{"name": "app", "image": "app"}], "restartPolicy": "Never"}}
+    job = {"metadata": {"annotations": ON}, "spec": {"template": template}}
+    batch: Any = kubernetes.client.BatchV1Api(asked.sandbox.api)
+    batch.create_namespaced_cron_job(
+        asked.namespace, {"metadata": {"name": "report"}, "spec": {"schedule": "@yearly", "jobTemplate": job}}
+    )
+    code, lines = asked.check("cj/report")
+    advice = "note the cronjob report itself has it: it belongs into spec.jobTemplate.spec.template.metadata.annotations"
+    assert (code, lines[1]) == (1, advice)
+
+
 def test_values_that_are_denied_and_keys_that_are_unknown(asked: Asked) -> None:
     asked.deploy({**ON, "leader-election/ttl": "5", "leader-election/tll": "5s"})
     code, lines = asked.check("deployments/web")

@@ -11,6 +11,7 @@ import pytest
 
 from sandbox.injection import registration
 from tests.chart.helm import CHART, VALUE_SETS, HelmFailed, helm, kube_version_of, objects, render
+from webhook._quantities import parse_quantity
 
 pytestmark = pytest.mark.long
 
@@ -100,6 +101,22 @@ def test_rights_name_what_they_are_for() -> None:
         (["certificates.self.settle=181h"], "at most a quarter of certificates.self.certificateLifetime"),
         (["webhook.hostNetwork=true"], "10250, which is the kubelet's on every node"),
         (["podAnnotations.leader-election/enabled=yes"], "the webhook cannot wait for itself"),
+        (["elector.resources.requests.memory=1Gi"], "resources.requests.memory is 1Gi, allowed is at most .*, which is 64Mi"),
+        (["elector.resources.requests.cpu=0.3"], "resources.requests.cpu is 0.3, allowed is at most .*, which is 200m"),
+        (["elector.resources.limits.memory=33554432"], "resources.requests.memory is 40Mi, .* which is 33554432"),
+        (["elector.resources.limits.cpu=0"], "resources.limits.cpu is 0, allowed is a quantity above 0"),
+        (["elector.resources.limits.cpu=1.2.3"], r"'/elector/resources/limits/cpu'.*does not match pattern"),
+        (["elector.resources.limits.memory=64K"], r"'/elector/resources/limits/memory'.*does not match pattern"),
+        (
+            [
+                "rbac.mode=static",
+                *(f"rbac.static[{n}].{of}" for n in (0, 1) for of in ("namespace=shop", "serviceAccounts[0]=b")),
+            ],
+            "rbac.static lists the namespace shop twice",
+        ),
+        (["webhook.port=443"], r"'/webhook/port'.*minimum: got 443, want 1,?024"),
+        (["commonLabels.team=a b"], r"'/commonLabels/team'.*does not match pattern"),
+        (["env[0].name=POD_NAME"], r"'/env/0/name'"),
         (["webhok.replicas=3"], "additional properties 'webhok' not allowed"),
         (["webhook.url=http://10.0.0.1/mutate"], r"'/webhook/url'.*does not match pattern"),
         (["certificates.mode=none"], r"'/certificates/mode'.*must be one of 'self', 'cert-manager', 'secret'"),
@@ -112,6 +129,34 @@ def test_refused(options: list[str], says: str) -> None:
     with pytest.raises(HelmFailed) as refused:
         render(*[f"--set={option}" for option in options], values=values)
     assert re.search(says, str(refused.value), re.DOTALL), refused.value
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["elector.resources.requests.cpu=200m"],
+        ["elector.resources.requests.memory=67108864"],
+        ["elector.resources.limits.memory=0.1Gi"],
+        ["elector.resources.limits.cpu=1"],
+        ["elector.resources.limits.memory=1G"],
+    ],
+)
+def test_quantities_are_compared_whatever_their_units(options: list[str]) -> None:
+    assert render(*[f"--set={option}" for option in options], values=[DEFAULT])
+
+
+def test_a_large_number_in_yaml_stays_one(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("elector: {resources: {limits: {memory: 67108864}}}\n")
+    deployment = of_kind(objects(render(values=[DEFAULT, values])), "Deployment", "webhook")
+    (limit,) = [one for one in deployment["spec"]["template"]["spec"]["containers"][0]["args"] if "--memory-limit=" in one]
+    assert parse_quantity(limit.partition("=")[2]) == 67108864
+
+
+def test_on_the_hosts_network_a_roll_out_needs_no_node_more() -> None:
+    options = ["--set=webhook.hostNetwork=true", "--set=webhook.port=10260"]
+    deployment = of_kind(objects(render(*options, values=[DEFAULT])), "Deployment", "webhook")
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
 
 
 def test_an_old_cluster_is_told_at_render() -> None:

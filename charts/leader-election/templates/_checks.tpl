@@ -34,6 +34,25 @@
 {{- if and $values.webhook.hostNetwork (eq (int $values.webhook.port) 10250) -}}
 {{- fail "\n\nwebhook.hostNetwork is true and webhook.port is 10250, which is the kubelet's on every node. Set another one, such as --set webhook.port=10260." -}}
 {{- end -}}
+{{- range $kind := list "cpu" "memory" -}}
+{{- $request := get $values.elector.resources.requests $kind -}}
+{{- $limit := get $values.elector.resources.limits $kind -}}
+{{- range $bound, $text := dict "requests" $request "limits" $limit -}}
+{{- if le (include "leader-election.quantity" $text | float64) 0.0 -}}
+{{- fail (printf "\n\nelector.resources.%s.%s is %v, allowed is a quantity above 0, such as 100m or 64Mi." $bound $kind $text) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (include "leader-election.quantity" $request | float64) (include "leader-election.quantity" $limit | float64) -}}
+{{- fail (printf "\n\nelector.resources.requests.%s is %v, allowed is at most elector.resources.limits.%s, which is %v." $kind $request $kind $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- $listed := dict -}}
+{{- range $values.rbac.static -}}
+{{- if hasKey $listed .namespace -}}
+{{- fail (printf "\n\nrbac.static lists the namespace %s twice. Put its service accounts and elections into one entry." .namespace) -}}
+{{- end -}}
+{{- $_ := set $listed .namespace true -}}
+{{- end -}}
 {{- range $key, $_ := merge (dict) $values.podAnnotations $values.commonAnnotations -}}
 {{- if hasPrefix "leader-election/" $key -}}
 {{- fail (printf "\n\n%s cannot be an annotation of the release's own pods: the webhook cannot wait for itself." $key) -}}

@@ -117,3 +117,13 @@ and name them to helm:
 {{- $unit := dict "s" 1 "m" 60 "h" 3600 -}}
 {{- mul (regexFind "^[0-9]+" .) (get $unit (regexFind "[a-z]$" .)) -}}
 {{- end -}}
+
+{{/* A quantity such as 100m or 64Mi as a plain number. A number in YAML may come as 6.7108864e+07. */}}
+{{- define "leader-election.quantity" -}}
+{{- $text := toString . -}}
+{{- $number := regexFind "^[0-9.]+(e[+-][0-9]+)?" $text -}}
+{{- $suffixes := dict "" 1.0 "n" 0.000000001 "u" 0.000001 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- $suffixes = merge $suffixes (dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0) -}}
+{{- $suffixes = merge $suffixes (dict "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0) -}}
+{{- mulf (float64 $number) (get $suffixes (trimPrefix $number $text)) -}}
+{{- end -}}

@@ -269,12 +269,17 @@ def test_what_cannot_be_read_is_said(text: str, problem: str) -> None:
     assert result.text == text
 
 
-def test_an_annotation_beside_the_template_is_a_warning() -> None:
-    document = workload("Deployment", "apps/v1", {"a": "b"})
-    document["metadata"]["annotations"] = ON
+@pytest.mark.parametrize("where", [("Deployment", ()), ("CronJob", ()), ("CronJob", ("spec", "jobTemplate"))])
+def test_an_annotation_beside_the_template_is_a_warning(where: tuple[str, tuple[str, ...]]) -> None:
+    kind, way = where
+    document = workload(kind, "apps/v1", {"a": "b"})
+    beside = document
+    for step in way:
+        beside = beside[step]
+    beside.setdefault("metadata", {})["annotations"] = ON
     result = inject(yaml.safe_dump(document), SETTINGS)
     assert result.warnings == [
-        "Deployment/web: annotation leader-election/enabled is on the workload, but belongs into its pod template"
+        f"{kind}/web: annotation leader-election/enabled is on the workload, but belongs into its pod template"
     ]
 
 
