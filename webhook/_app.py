@@ -21,6 +21,7 @@ __all__ = ["LARGEST_BODY", "create_app"]
 LARGEST_BODY = 3 * 1024 * 1024
 """Bytes. The API server's own limit for a request is 3 MiB, so no pod that it sends is larger by much."""
 
+_PATH = "/mutate"
 _JSON = (b"content-type", b"application/json")
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,28 @@ def create_app(settings: InjectionSettings, metrics: Metrics | None = None) -> F
     async def scrape(_: Request) -> Response:
         return Response(counted.text(), media_type=CONTENT_TYPE)
 
-    # Starlette's routes: FastAPI's own would send the pod through pydantic. No pages about an API that no person calls.
-    app = FastAPI(title="leader-election", openapi_url=None, docs_url=None, redoc_url=None)
-    app.router.routes.append(Route("/mutate", _Mutate(settings, counted), methods=["POST"]))
+    app = _Application(_Mutate(settings, counted))
     app.add_route("/healthz", alive, methods=["GET"])
     app.add_route("/readyz", alive, methods=["GET"])
     app.add_route("/metrics", scrape, methods=["GET"])
     return app
+
+
+class _Application(FastAPI):
+    """FastAPI, with reviews taken before its layers, which would take as long as the decision and the patch."""
+
+    def __init__(self, mutate: _Mutate) -> None:
+        # No pages about an API that no person calls.
+        super().__init__(title="leader-election", openapi_url=None, docs_url=None, redoc_url=None)
+        self._mutate = mutate
+        # Starlette's routes: FastAPI's own would send the pod through pydantic.
+        self.router.routes.append(Route(_PATH, mutate, methods=["POST"]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == _PATH:
+            await self._mutate(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class _Refused(Exception):
