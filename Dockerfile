@@ -46,7 +46,7 @@ RUN mkdir -p /image/usr/bin /image/usr/lib /image/etc /image/tmp && chmod 1777 /
  && rm -rf __pycache__ sitecustomize.py EXTERNALLY-MANAGED config-* ensurepip idlelib lib2to3 pydoc_data test tkinter turtledemo \
     venv xmlrpc curses sqlite3 dbm turtle.py lib-dynload/_test* lib-dynload/_curses* lib-dynload/_dbm* lib-dynload/_gdbm* \
     lib-dynload/_sqlite3* lib-dynload/_tkinter* lib-dynload/readline* lib-dynload/_ctypes_test* lib-dynload/_xx* lib-dynload/xx* \
- && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /image . \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /image -p / /image/usr/lib/python3.13 \
  && find /image /opt/leader-election -type f \( -name '*.so*' -o -path '*/bin/python3*' \) -exec ldd {} \; 2>/dev/null \
     | sed -n 's#^[[:space:]]*\(.* => \)\{0,1\}\(/\(usr/\)\{0,1\}lib[^ ]*\) (0x.*#\2#p' | sort -u \
     | xargs cp -L --parents --target-directory=/image \

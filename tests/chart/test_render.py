@@ -4,10 +4,12 @@ A change of the chart shows as a change of the golden files: `python -m tests.ch
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sandbox.injection import registration
 from tests.chart.helm import CHART, VALUE_SETS, HelmFailed, helm, kube_version_of, objects, render
@@ -129,6 +131,30 @@ def test_refused(options: list[str], says: str) -> None:
     with pytest.raises(HelmFailed) as refused:
         render(*[f"--set={option}" for option in options], values=values)
     assert re.search(says, str(refused.value), re.DOTALL), refused.value
+
+
+def defaults(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value and every group of values with its default."""
+    for key, value in values.items():
+        here = f"{path}.{key}" if path else key
+        yield here, value
+        if isinstance(value, dict):
+            yield from defaults(value, here)
+
+
+NEEDED = [
+    path
+    for path, default in defaults(yaml.safe_load((CHART / "values.yaml").read_text()))
+    if default not in ("", [], {}) and not re.match(r"(webhook|controller)\.resources\.", path)
+]
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_a_value_that_is_taken_away_is_missed(path: str) -> None:
+    """null takes a default away, as `limits:` with nothing under it does in a file of values."""
+    with pytest.raises(HelmFailed) as refused:
+        render(f"--set={path}=null", values=[DEFAULT] if path != "image" else [])
+    assert f"missing property '{path.rpartition('.')[2]}'" in str(refused.value), refused.value
 
 
 @pytest.mark.parametrize(
