@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in (_webhook_command, _controller_command, _inject_command, _check_command):
         command.add_to(commands)
     options = parser.parse_args(argv)
-    return int(options.run(options))
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has left, as `head` does. What is still buffered goes nowhere, without another complaint.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

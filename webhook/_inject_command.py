@@ -110,7 +110,10 @@ def _sources(names: list[str]) -> list[_Source]:
         if name == _STDIN:
             sources.append(_Source(name, _decoded(sys.stdin.buffer.read(), "stdin")))
             continue
-        for path in _files_below(Path(name)) if Path(name).is_dir() else [Path(name)]:
+        paths = _files_below(Path(name)) if Path(name).is_dir() else [Path(name)]
+        if not paths:
+            raise ManifestError(f"{name} holds no files that end in {', '.join(_ENDINGS)}")
+        for path in paths:
             try:
                 sources.append(_Source(str(path), _decoded(path.read_bytes(), str(path))))
             except OSError as error:

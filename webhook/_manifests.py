@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import yaml
@@ -42,7 +42,8 @@ def change_documents(text: str, change: Callable[[Any], bool]) -> str:
     plain = text.replace("\r\n", "\n") if carriage else text
     starts = [0, *(match.start() for match in _START.finditer(plain) if match.start() > 0), len(plain)]
     parts = [plain[start:end] for start, end in pairwise(starts)]
-    changed = [_change(part, change, plain.count("\n", 0, start)) for part, start in zip(parts, starts[:-1], strict=True)]
+    lines = accumulate((part.count("\n") for part in parts), initial=0)
+    changed = [_change(part, change, before) for part, before in zip(parts, lines, strict=False)]
     if changed == parts:
         return text
     result = "".join(changed)

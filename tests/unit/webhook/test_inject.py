@@ -6,6 +6,8 @@ import copy
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from tests.unit.webhook.conftest import PATIENCE, command, environment
 from tests.unit.webhook.pods import SETTINGS, operations, owner, respond, review
 from webhook.__main__ import main
 from webhook._inject import inject
@@ -356,9 +359,37 @@ def test_a_failed_write_leaves_the_old_file(
 def test_what_is_no_file_or_no_text_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-f", str(tmp_path / "none.yaml")) == 1
     assert capsys.readouterr().err == f"leader-election: cannot read {tmp_path / 'none.yaml'}: No such file or directory\n"
+    (tmp_path / "a.txt").write_text(GOOD)
+    assert run("-f", str(tmp_path)) == 1
+    assert capsys.readouterr().err == f"leader-election: {tmp_path} holds no files that end in .yaml, .yml, .json\n"
     (tmp_path / "a.yaml").write_bytes(b"\xff")
     assert run("-f", str(tmp_path)) == 1
     assert f"{tmp_path / 'a.yaml'} is not UTF-8: invalid start byte at byte 0" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_left_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD + "# " + "x" * 1_000_000 + "\n")
+    arguments = command("inject", "--image=e", "-f", str(tmp_path))
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == f"leader-election: {tmp_path / 'a.yaml'}: Deployment/web: injected, election web.leader\n"
+        assert process.wait(PATIENCE) == 1
+
+
+def test_an_interrupt_is_no_traceback() -> None:
+    arguments = command("inject", "--image=e", "-f", "-")
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+    ) as process:
+        # It reads until the end, which does not come: a pipe that is full again was read from.
+        assert process.stdin is not None
+        process.stdin.write(b"#" * 200_000)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(PATIENCE) == 130
 
 
 @pytest.mark.parametrize(
