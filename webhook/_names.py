@@ -12,7 +12,7 @@ from typing import Any
 from webhook._errors import Denied, quoted
 from webhook._shapes import items, mapping
 
-__all__ = ["LONGEST_NAME", "SUFFIX", "default_name", "is_subdomain", "owner_of"]
+__all__ = ["LONGEST_NAME", "SUFFIX", "default_name", "is_subdomain", "owner_of", "without_hash"]
 
 SUFFIX = ".leader"
 """No Service can have a dot in its name, so the lock is never a Service's own Endpoints object."""
@@ -64,13 +64,14 @@ def _lasting_name(metadata: dict[str, Any]) -> str:
     if isinstance(name, str) and str(owner.get("apiVersion")).startswith("apps/"):
         if kind in ("StatefulSet", "DaemonSet"):
             return name
-        if kind == "ReplicaSet" and (stem := _without_hash(name, mapping(metadata.get("labels"), "metadata.labels"))):
+        if kind == "ReplicaSet" and (stem := without_hash(name, mapping(metadata.get("labels"), "metadata.labels"))):
             return stem
     whose = f"the pod's owner, {kind} {quoted(name)},"
     raise _denied(f"{whose} does not give an election a name that outlives one roll-out or run: {_ADVICE}")
 
 
-def _without_hash(name: str, labels: dict[str, Any]) -> str | None:
+def without_hash(name: str, labels: dict[str, Any]) -> str | None:
+    """The name of a ReplicaSet less the hash that a Deployment (or a Rollout) puts at its end; None when it has none."""
     for label in _HASH_LABELS:
         value = labels.get(label)
         if isinstance(value, str) and value and name.endswith(f"-{value}"):

@@ -18,6 +18,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from webhook.controller._errors import CannotRun, ClusterError, Conflict
+from webhook.controller._locks import LABEL
 from webhook.controller._settings import Names
 
 __all__ = ["Cluster", "KubernetesCluster", "Registration", "StoredSecret", "open_client"]
@@ -144,12 +145,18 @@ class KubernetesCluster:
             raise Conflict(f"MutatingWebhookConfiguration {name} was deleted")
 
     async def own_lock(self) -> None:
-        """Let the lock of the controller's election go away with the release."""
+        """Let the lock of the controller's election go away with the release, and obey the policy for locks."""
         names, owners = self._names, await self._owners()
         found = await _send(self._core.read_namespaced_endpoints_without_preload_content, names.lock, names.namespace)
-        if found is None or not owners or owners[0] in (found["metadata"].get("ownerReferences") or []):
+        if found is None:
             return
-        body = {"metadata": {"uid": found["metadata"]["uid"], "ownerReferences": owners}}
+        metadata = found["metadata"]
+        owned = not owners or owners[0] in (metadata.get("ownerReferences") or [])
+        if owned and (metadata.get("labels") or {}).get(LABEL) == "true":
+            return
+        body: dict[str, Any] = {"metadata": {"uid": metadata["uid"], "labels": {LABEL: "true"}}}
+        if owners:
+            body["metadata"]["ownerReferences"] = owners
         await _send(self._core.patch_namespaced_endpoints_without_preload_content, names.lock, names.namespace, body)
 
     async def changes(self) -> AsyncGenerator[None, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from webhook._errors import WebhookError
 
-__all__ = ["CannotRun", "ClusterError", "Conflict", "UnusableCertificate"]
+__all__ = ["CannotRun", "ClusterError", "Conflict", "Expired", "Refused", "UnusableCertificate"]
 
 
 class CannotRun(WebhookError):
@@ -18,6 +18,18 @@ class ClusterError(WebhookError):
 
 class Conflict(ClusterError):
     """The object was changed, created or deleted by somebody else since it was read: read it again."""
+
+
+class Expired(ClusterError):
+    """The API server no longer knows what happened since then: list again."""
+
+
+class Refused(ClusterError):
+    """The API server refuses the request (rights, a policy, a quota, a namespace that is being deleted); `status` says how."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class UnusableCertificate(WebhookError):

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from webhook.controller._certificates import ends
 from webhook.controller._cluster import KubernetesCluster, open_client
 from webhook.controller._errors import ClusterError
+from webhook.controller._granting import Granting
 from webhook.controller._keeper import Keeper
 from webhook.controller._leader import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, Clock, Leadership, SystemClock
+from webhook.controller._objects import KubernetesObjects
 from webhook.controller._settings import Settings
 from webhook.controller._status import Metrics, Server, create_app
 
@@ -47,8 +50,18 @@ async def run(settings: Settings, environ: Mapping[str, str], clock: Clock | Non
         api = open_client(environ, Path(environ.get(DIRECTORY_VARIABLE) or DEFAULT_DIRECTORY))
         stack.push_async_callback(api.close)
         cluster = KubernetesCluster(api, names)
-        keeper = Keeper(cluster, settings.rules, clock, lambda: leadership.leads)
-        metrics = Metrics(lambda: leadership.leads, lambda: ends(keeper.material.served) if keeper.material else 0.0)
+        keeper = Keeper(cluster, settings.rules, clock, lambda: leadership.leads) if settings.rules else None
+        metrics = Metrics(lambda: leadership.leads, lambda: ends(keeper.material.served) if keeper and keeper.material else 0.0)
+        objects = KubernetesObjects(api, lambda: leadership.leads)
+
+        def granting() -> Granting | None:
+            if settings.grace is None:
+                return None
+            own = (names.namespace, names.lock)
+            return Granting(
+                objects, clock, grace=settings.grace, own=own, instance=settings.identity, failed=metrics.failures.inc
+            )
+
         app = create_app(lambda: leadership.stuck_for < _STUCK, lambda: leadership.has_seen_lock, metrics)
         server = Server(app, *settings.status)
         stopping = asyncio.Event()
@@ -57,7 +70,7 @@ async def run(settings: Settings, environ: Mapping[str, str], clock: Clock | Non
             loop.add_signal_handler(number, stopping.set)
         election = asyncio.create_task(leadership.run())
         serving = asyncio.create_task(server.run_until_cancelled())
-        work = asyncio.create_task(_work(leadership, cluster, keeper, metrics))
+        work = asyncio.create_task(_work(leadership, lambda: _act(cluster, keeper, granting(), metrics)))
         log.info("%s stands for %s/%s; status on port %d", settings.identity, names.namespace, names.lock, server.port)
         stop = asyncio.create_task(stopping.wait())
         done, _ = await asyncio.wait({election, serving, work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -73,11 +86,11 @@ async def run(settings: Settings, environ: Mapping[str, str], clock: Clock | Non
             task.result()
 
 
-async def _work(leadership: Leadership, cluster: KubernetesCluster, keeper: Keeper, metrics: Metrics) -> None:
+async def _work(leadership: Leadership, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Keep things right whenever this replica leads, until cancelled."""
     while True:
         await leadership.until(lambda leads: leads)
-        acting = asyncio.create_task(_act(cluster, keeper, metrics))
+        acting = asyncio.create_task(act())
         overtaken = asyncio.create_task(leadership.until(lambda leads: not leads))
         try:
             await asyncio.wait({acting, overtaken}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,23 +102,31 @@ async def _work(leadership: Leadership, cluster: KubernetesCluster, keeper: Keep
             acting.result()
 
 
-async def _act(cluster: KubernetesCluster, keeper: Keeper, metrics: Metrics) -> None:
-    """Look at every change, and when something is due."""
+async def _act(cluster: KubernetesCluster, keeper: Keeper | None, granting: Granting | None, metrics: Metrics) -> None:
+    """All that the active replica does, until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_keep(cluster, keeper, metrics))
+        if granting is not None:
+            group.create_task(granting.run())
+
+
+async def _keep(cluster: KubernetesCluster, keeper: Keeper | None, metrics: Metrics) -> None:
+    """Look after certificates and the own lock, at every change and when something is due."""
     wake = asyncio.Event()
-    watching = asyncio.create_task(_watch(cluster, wake))
+    watching = asyncio.create_task(_watch(cluster, wake)) if keeper else None
     complaint = ""
     try:
         while True:
             wake.clear()
-            repairs = keeper.repairs
+            repairs = keeper.repairs if keeper else 0
             try:
                 await cluster.own_lock()
-                again = await keeper.look()
+                again = await keeper.look() if keeper else _LONGEST
                 said = ""
             except ClusterError as error:
                 again, said = _PAUSE, str(error)
                 metrics.failures.inc()
-            metrics.repairs.inc(keeper.repairs - repairs)
+            metrics.repairs.inc(keeper.repairs - repairs if keeper else 0)
             if said != complaint:
                 complaint = said
                 log.warning(said) if said else log.info("the API server answers again")
@@ -116,8 +137,9 @@ async def _act(cluster: KubernetesCluster, keeper: Keeper, metrics: Metrics) -> 
             if said:
                 await asyncio.sleep(_PAUSE)
     finally:
-        watching.cancel()
-        await asyncio.wait({watching})
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching})
 
 
 async def _watch(cluster: KubernetesCluster, wake: asyncio.Event) -> None:

@@ -48,7 +48,10 @@ class Settings:
     """All that the controller is told."""
 
     names: Names
-    rules: Rules
+    rules: Rules | None
+    """None: somebody else makes the certificates."""
+    grace: float | None
+    """Seconds for which rights outlive the last pod that needs them; None: somebody else gives the rights."""
     identity: str
     instance: str
     ttl: float
@@ -100,10 +103,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, metavar=metavar, help=f"{means} ({shown})" if shown else means, **options)
 
     add("--namespace", "NAME", "namespace of the Secret, the lock and the owner", type=_NAME, required=True)
-    add("--registration", "NAME", "the MutatingWebhookConfiguration whose caBundle is kept", type=_NAME, required=True)
-    add("--secret", "NAME", "the Secret that holds the webhook's certificate", type=_NAME, required=True)
+    add("--registration", "NAME", "the MutatingWebhookConfiguration whose caBundle is kept", type=_NAME)
+    add("--secret", "NAME", "the Secret that holds the webhook's certificate", type=_NAME)
     hosts = _parsed(_hosts, "host names or IP addresses, separated by commas")
-    add("--hosts", "NAMES", "what the certificate is for, separated by commas", type=hosts, required=True)
+    add("--hosts", "NAMES", "what the certificate is for, separated by commas; without it no certificates are made", type=hosts)
+    means = "give injected pods the rights on their locks, and label the leading ones"
+    parser.add_argument("--grants", action="store_true", help=means)
+    add(
+        "--grants-grace",
+        "DURATION",
+        "how long rights and locks outlive the last pod that needs them",
+        type=_DURATION,
+        default="5m",
+    )
     add("--lock", "NAME", "the lock of the controllers' own election", type=_NAME, required=True)
     add("--owner", "NAME", "the Deployment that Secret and lock go away with", default="")
     add("--id", "NAME", "the name of this replica: its pod's", default=os.environ.get("HOSTNAME", ""))
@@ -122,6 +134,10 @@ def read_settings(options: argparse.Namespace) -> Settings:
         raise SettingsError("--id is missing: the name of this replica")
     if not 1 <= options.ttl <= 600:
         raise SettingsError("--ttl: allowed is 1s to 10m")
+    if not options.hosts and not options.grants:
+        raise SettingsError("there is nothing to do: neither --hosts nor --grants is given")
+    if options.hosts and not (options.registration and options.secret):
+        raise SettingsError("--hosts needs --registration and --secret, too")
     if options.certificate_lifetime < 3:
         raise SettingsError("--certificate-lifetime: allowed is at least 3s")
     if options.ca_lifetime < 3 * options.certificate_lifetime:
@@ -130,16 +146,23 @@ def read_settings(options: argparse.Namespace) -> Settings:
         raise SettingsError("--settle: allowed is at most a quarter of --certificate-lifetime")
     names = Names(
         namespace=options.namespace,
-        secret=options.secret,
-        registration=options.registration,
+        secret=options.secret or "",
+        registration=options.registration or "",
         lock=options.lock,
         owner=options.owner,
     )
     rules = Rules(
-        hosts=options.hosts,
+        hosts=options.hosts or (),
         certificate_lifetime=options.certificate_lifetime,
         authority_lifetime=options.ca_lifetime,
         settle=options.settle,
     )
-    instance = options.instance or os.urandom(8).hex()
-    return Settings(names, rules, options.id, instance, options.ttl, options.status_listen)
+    return Settings(
+        names=names,
+        rules=rules if options.hosts else None,
+        grace=options.grants_grace if options.grants else None,
+        identity=options.id,
+        instance=options.instance or os.urandom(8).hex(),
+        ttl=options.ttl,
+        status=options.status_listen,
+    )

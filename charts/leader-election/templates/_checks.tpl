@@ -2,11 +2,8 @@
 {{- define "leader-election.checks" -}}
 {{- $values := .Values -}}
 {{- $certificates := $values.certificates -}}
-{{- if eq $values.rbac.mode "managed" -}}
-{{- if not (include "leader-election.policies" .) -}}
-{{- fail (printf "\n\nrbac.mode is managed, which needs Kubernetes 1.30 or newer; this is %s. Set it to static or none." .Capabilities.KubeVersion.Version) -}}
-{{- end -}}
-{{- fail "\n\nrbac.mode is managed, which this version does not have yet. Set it to static, and list namespaces and service accounts in rbac.static, or to none and bind the rights yourself (docs/install.md)." -}}
+{{- if and (eq $values.rbac.mode "managed") (not (include "leader-election.policies" .)) -}}
+{{- fail (printf "\n\nrbac.mode is managed, which needs Kubernetes 1.30 or newer; this is %s. Set it to static, and list namespaces and service accounts in rbac.static, or to none and bind the rights yourself (docs/install.md)." .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- if and (eq $values.rbac.mode "static") (not $values.rbac.static) -}}
 {{- fail "\n\nrbac.mode is static, but rbac.static is empty. List who may stand for election: --set rbac.static[0].namespace=NAMESPACE --set rbac.static[0].serviceAccounts[0]=default" -}}

@@ -41,13 +41,23 @@
 
 {{/* Whether the controller has anything to do. */}}
 {{- define "leader-election.controller.enabled" -}}
-{{- if eq .Values.certificates.mode "self" -}}true{{- end -}}
+{{- if or (eq .Values.certificates.mode "self") (eq .Values.rbac.mode "managed") -}}true{{- end -}}
 {{- end -}}
 
 {{/* Whether the cluster has policies (ValidatingAdmissionPolicy v1). */}}
 {{- define "leader-election.policies" -}}
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version -}}true{{- end -}}
 {{- end -}}
+
+{{/* The user name of the controller's service account; of nobody, when there is no controller. */}}
+{{- define "leader-election.controller.user" -}}
+{{- if include "leader-election.controller.enabled" . -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "leader-election.controller.name" . }}
+{{- end -}}
+{{- end -}}
+
+{{/* Namespaces whose Leases are the cluster's own: nothing is injected and nothing created there. A CEL list. */}}
+{{- define "leader-election.left-out" -}}['kube-system', 'kube-node-lease']{{- end -}}
 
 {{/* Call with (list . COMPONENT), a component being webhook, controller, or empty for what is the release's. */}}
 {{- define "leader-election.selector" -}}

@@ -20,6 +20,8 @@ def read(*more: str) -> Settings:
 
 def test_defaults() -> None:
     settings = read()
+    assert settings.rules is not None
+    assert settings.grace is None
     assert settings.rules.hosts == ("w.n.svc", "fd00::1")
     assert settings.rules.certificate_lifetime == 720 * 3600
     assert settings.rules.authority_lifetime == 8760 * 3600
@@ -27,6 +29,20 @@ def test_defaults() -> None:
     assert settings.ttl == 10
     assert settings.status == ("", 8081)
     assert settings.names.owner == ""
+
+
+def test_grants_without_certificates() -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_flags(parser)
+    common = ["--namespace=n", "--lock=l", "--id=pod-a"]
+    settings = read_settings(parser.parse_args([*common, "--grants"]))
+    assert settings.rules is None
+    assert settings.grace == 300
+    assert read_settings(parser.parse_args([*common, "--grants", "--grants-grace=1m"])).grace == 60
+    with pytest.raises(SettingsError, match="neither --hosts nor --grants"):
+        read_settings(parser.parse_args(common))
+    with pytest.raises(SettingsError, match="--hosts needs --registration and --secret"):
+        read_settings(parser.parse_args([*common, "--hosts=a"]))
 
 
 @pytest.mark.parametrize(
