@@ -76,16 +76,19 @@ class _ObjectLock:
                     yield self._state(body)
 
     async def create(self, mark: Mark, timeout: float) -> LockState:
-        return await self._write("POST", self._collection, {"metadata": {"name": self._name}}, mark, timeout)
+        return await self._write("POST", self._collection, {"metadata": {"name": self._name}}, mark, mark.token, timeout)
 
     async def replace(self, base: LockState, mark: Mark, timeout: float) -> LockState:
-        return await self._write("PUT", self._path, base.raw, mark, timeout)
+        # With two locks the token may come from the other one. Policies for candidates see one object only, and bound what one
+        # write may add by that; the next renewal catches up, since any version of this one is then later than all read before.
+        token = min(mark.token, max(base.token, base.revision) + 1)
+        return await self._write("PUT", self._path, base.raw, mark, token, timeout)
 
-    async def _write(self, method: str, path: str, base: dict[str, Any], mark: Mark, timeout: float) -> LockState:
+    async def _write(self, method: str, path: str, base: dict[str, Any], mark: Mark, token: int, timeout: float) -> LockState:
         metadata = dict(base["metadata"])
         annotations = dict(metadata.get("annotations") or {})
-        if mark.token:
-            annotations[TOKEN] = str(mark.token)
+        if token:
+            annotations[TOKEN] = str(token)
         if mark.instance:
             annotations[INSTANCE] = mark.instance
         body = {**base, **self._identification, "metadata": metadata}
