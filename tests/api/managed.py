@@ -178,9 +178,9 @@ class Managed:
         ]
 
     def events(self, namespace: str, reason: str) -> list[Json]:
-        """Events with that reason."""
-        events: Any = kubernetes.client.EventsV1Api(self.sandbox.api)
-        return [one for one in map(self.json, events.list_namespaced_event(namespace).items) if one["reason"] == reason]
+        """Events with that reason, as core/v1 has them."""
+        found = [self.json(one) for one in self.core.list_namespaced_event(namespace).items]
+        return [one for one in found if one["reason"] == reason]
 
     def may(self, client: Any, verb: str, resource: str, namespace: str, name: str, group: str = "") -> bool:
         """Whether the API server would let it."""

@@ -143,7 +143,7 @@ def test_a_put_carries_uid_and_resource_version_and_all_else_as_read() -> None:
 
 @pytest.mark.parametrize(("token", "written"), [(42, "42"), (43, "42"), (10**15, "42"), (12, "12")])
 def test_a_put_raises_the_token_no_further_than_the_lock_alone_allows(token: int, written: str) -> None:
-    """With two locks a token may come from the other one. A policy sees one object, and refuses more than this from a candidate."""
+    """With two locks a token may come from the other one. A policy sees one object, and refuses more from a candidate."""
     lock, line = lock_with(Response(200, json.dumps(STORED).encode()))
     run(lock.replace(state(), Mark(HELD, token, "mine"), 1.0))
     assert line.body["metadata"]["annotations"][TOKEN] == written
