@@ -19,7 +19,7 @@ from sandbox.kubelet import prepare
 from tests.api.electors import RECORD, ROOT, clean_environment, free_port
 from tests.chart.release import Kubelet, Release, until
 
-__all__ = ["Managed", "Pod", "managed"]
+__all__ = ["Managed", "Pod", "client_of", "managed"]
 
 Json = dict[str, Any]
 
@@ -136,15 +136,7 @@ class Managed:
     def client(self, pod: Pod, *, bound: bool = True) -> Any:
         """An API client with a token of the pod's service account, bound to the pod or not."""
         of = {"pod": pod.name, "pod_uid": pod.stored["metadata"]["uid"]} if bound else {}
-        return self.client_of(self.sandbox.service_account_token(pod.namespace, pod.account, **of))
-
-    def client_of(self, token: str) -> Any:
-        """An API client with a token."""
-        configuration = kubernetes.client.Configuration()
-        configuration.host, configuration.ssl_ca_cert = self.sandbox.url, str(self.sandbox.ca_file)
-        configuration.api_key = {"BearerToken": f"Bearer {token}"}
-        configuration.retries = False
-        return kubernetes.client.ApiClient(configuration)
+        return client_of(self.sandbox, self.sandbox.service_account_token(pod.namespace, pod.account, **of))
 
     def lock(self, namespace: str, name: str = "orders.leader", kind: str = "endpoints") -> Json | None:
         """The lock object."""
@@ -196,6 +188,15 @@ class Managed:
             if error.status == 404:
                 return None
             raise
+
+
+def client_of(sandbox: Sandbox, token: str) -> Any:
+    """An API client with a token."""
+    configuration = kubernetes.client.Configuration()
+    configuration.host, configuration.ssl_ca_cert = sandbox.url, str(sandbox.ca_file)
+    configuration.api_key = {"BearerToken": f"Bearer {token}"}
+    configuration.retries = False
+    return kubernetes.client.ApiClient(configuration)
 
 
 @contextmanager
