@@ -40,6 +40,10 @@ class Pod:
         return str(self.stored["metadata"]["namespace"])
 
     @property
+    def uid(self) -> str:
+        return str(self.stored["metadata"]["uid"])
+
+    @property
     def account(self) -> str:
         return str(self.stored["spec"]["serviceAccountName"])
 
@@ -53,6 +57,7 @@ class Managed:
     kubelet: Kubelet
     scratch: Path
     electors: dict[str, Program] = field(default_factory=dict)
+    """By the uids of their pods."""
 
     def __post_init__(self) -> None:
         self.core: Any = self.release.core
@@ -119,17 +124,17 @@ class Managed:
         command = [sys.executable, "-m", "elector", *args]
         name = f"elector-{uuid.uuid4().hex[:8]}"
         program = self.sandbox.run(name, command, env=clean_environment(**container.env), cwd=ROOT)
-        self.electors[pod.name] = program
+        self.electors[pod.uid] = program
         return program
 
     def stop(self, pod: Pod, number: int = 15) -> None:
         """End the pod's elector."""
-        self.electors.pop(pod.name).stop(number)
+        self.electors.pop(pod.uid).stop(number)
 
     def delete(self, *pods: Pod) -> None:
         """Remove pods for good; there is no kubelet that would wait for them."""
         for pod in pods:
-            if pod.name in self.electors:
+            if pod.uid in self.electors:
                 self.stop(pod)
             self.core.delete_namespaced_pod(pod.name, pod.namespace, grace_period_seconds=0)
 
