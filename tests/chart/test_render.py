@@ -3,6 +3,7 @@
 A change of the chart shows as a change of the golden files: `python -m tests.chart.test_render` writes them anew.
 """
 
+import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from sandbox.injection import registration
 from tests.chart.helm import CHART, VALUE_SETS, HelmFailed, helm, kube_version_of, objects, render
 from webhook._quantities import parse_quantity
+from webhook.controller._settings import add_flags, read_settings
 
 pytestmark = pytest.mark.long
 
@@ -83,19 +85,51 @@ def test_everything_is_confined() -> None:
     assert bound == ["leader-election-controller"] * 2
 
 
-def test_rights_name_what_they_are_for() -> None:
+@pytest.mark.parametrize("mode", ["none", "managed"])
+def test_rights_name_what_they_are_for(mode: str) -> None:
+    """What they cannot name, a policy names."""
+    found = objects(render(f"--set=rbac.mode={mode}", values=[DEFAULT]))
+    confined = {
+        resource
+        for one in found
+        if one["kind"] == "ValidatingAdmissionPolicy" and "-controller-" in one["metadata"]["name"]
+        for rule in one["spec"]["matchConstraints"]["resourceRules"]
+        for resource in rule["resources"]
+    }
     for kind in ("Role", "ClusterRole"):
-        for rule in of_kind(objects(render(values=[DEFAULT])), kind)["rules"]:
-            assert rule.get("resourceNames") or rule["verbs"] == ["create"], rule
+        for rule in of_kind(found, kind)["rules"]:
+            writes = set(rule["verbs"]) - {"get", "list", "watch"}
+            assert rule.get("resourceNames") or not writes or confined >= set(rule["resources"]), rule
+            assert mode == "managed" or rule.get("resourceNames") or rule["verbs"] == ["create"], rule
+            assert not writes & {"*", "escalate", "bind", "impersonate", "deletecollection"}, rule
+            assert "secrets" not in rule["resources"] or rule.get("resourceNames") or rule["verbs"] == ["create"], rule
+
+
+def test_the_controller_is_there_for_certificates_or_rights() -> None:
+    """And its flags are only those that it needs."""
+    modes = [("self", "managed"), ("cert-manager", "managed"), ("self", "none"), ("cert-manager", "none")]
+    for certificates, rights in modes:
+        found = objects(render(f"--set=certificates.mode={certificates}", f"--set=rbac.mode={rights}", values=[DEFAULT]))
+        controllers = [one for one in found if one["kind"] == "Deployment" and "controller" in one["metadata"]["name"]]
+        assert bool(controllers) == ((certificates, rights) != ("cert-manager", "none"))
+        for one in controllers:
+            args = one["spec"]["template"]["spec"]["containers"][0]["args"]
+            flags = {arg.partition("=")[0] for arg in args}
+            assert ("--hosts" in flags) == ("--settle" in flags) == (certificates == "self")
+            assert ("--grants" in flags) == ("--grants-grace" in flags) == (rights == "managed")
+            # The program takes them.
+            parser = argparse.ArgumentParser(exit_on_error=False)
+            add_flags(parser)
+            read_settings(parser.parse_args([arg.replace("$(POD_NAMESPACE)", "n") for arg in args[1:]]))
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ([], "image.repository is not set. There is no public image yet: build and push the two images"),
-        (["rbac.mode=managed"], "rbac.mode is managed, which this version does not have yet. Set it to static"),
+        (["rbac.grace=soon"], r"'/rbac/grace'.*does not match pattern"),
         (["rbac.mode=static"], "rbac.static is empty. List who may stand for election"),
-        (["rbac.static[0].namespace=a", "rbac.static[0].serviceAccounts[0]=b"], "rbac.static is set, but rbac.mode is none"),
+        (["rbac.static[0].namespace=a", "rbac.static[0].serviceAccounts[0]=b"], "rbac.static is set, but rbac.mode is managed"),
         (["certificates.mode=secret"], "certificates.secret.name and certificates.secret.caBundle .* are needed"),
         (["certificates.secret.name=a"], "certificates.secret is set, but certificates.mode is self"),
         (["certificates.certManager.issuerRef.name=a"], "issuerRef is set, but certificates.mode is self"),
@@ -187,7 +221,11 @@ def test_on_the_hosts_network_a_roll_out_needs_no_node_more() -> None:
 
 def test_an_old_cluster_is_told_at_render() -> None:
     with pytest.raises(HelmFailed, match=r"needs Kubernetes 1\.30 or newer; this is v1\.29\.0"):
-        render("--set=rbac.mode=managed", values=[DEFAULT], kube_version="1.29.0")
+        render(values=[DEFAULT], kube_version="1.29.0")
+    for mode in ("none", "static"):
+        options = [] if mode == "none" else ["rbac.static[0].namespace=a", "rbac.static[0].serviceAccounts[0]=b"]
+        made = render(*[f"--set={one}" for one in [f"rbac.mode={mode}", *options]], values=[DEFAULT], kube_version="1.29.0")
+        assert "ValidatingAdmissionPolicy" not in {one["kind"] for one in objects(made)}
     with pytest.raises(HelmFailed, match=r"1\.28"):
         render(values=[DEFAULT], kube_version="1.28.0")
 
@@ -200,6 +238,18 @@ def test_notes_name_the_users_own_things(tmp_path: Path) -> None:
     assert "shop: default, orders" in notes
     assert "There is one webhook pod only" in notes
     assert "helm --namespace ours test mine" in notes
+
+
+@pytest.mark.parametrize("mode", ["managed", "none"])
+def test_notes_say_what_to_do_about_rights(tmp_path: Path, mode: str) -> None:
+    options = ["--dry-run=client", f"--values={DEFAULT}", f"--set=rbac.mode={mode}"]
+    notes = helm("install", "mine", str(CHART), *options, home=tmp_path).partition("NOTES:")[2]
+    if mode == "managed":
+        assert "There is nothing to do about rights" in notes
+        assert "kubectl --namespace NAMESPACE label endpoints ELECTION leader-election/lock=true" in notes
+    else:
+        assert "--verb=get,list,watch,create,update --resource=endpoints" in notes
+        assert "leader-election check --namespace NAMESPACE deployment/NAME" in notes
 
 
 if __name__ == "__main__":
