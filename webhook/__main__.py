@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from webhook import _check_command, _inject_command, _webhook_command
+from webhook import _check_command, _cleanup_command, _inject_command, _status_command, _webhook_command
 from webhook.controller import _command as _controller_command
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     # Each imports what it needs when it runs: help and a wrong flag should not wait for a web framework.
-    for command in (_webhook_command, _controller_command, _inject_command, _check_command):
+    for command in (_webhook_command, _controller_command, _inject_command, _check_command, _status_command, _cleanup_command):
         command.add_to(commands)
     options = parser.parse_args(argv)
     try:

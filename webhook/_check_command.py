@@ -9,7 +9,7 @@ from typing import Any
 from webhook._cluster import ClusterError, connect
 from webhook._findings import Verdict
 
-__all__ = ["add_to"]
+__all__ = ["add_reach", "add_to"]
 
 _SHORT = {
     "po": "pod",
@@ -36,10 +36,15 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("target", metavar="POD|KIND/NAME", help="a pod, or for example deployment/web, sts/db, cronjob/report")
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="its namespace (default: the kubeconfig's, else default)")
+    add_reach(parser)
+    parser.set_defaults(run=lambda options: _run(parser, options))
+
+
+def add_reach(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which cluster is meant."""
     reach = "how to reach the cluster (default: KUBECONFIG, ~/.kube/config, or the service account of the pod that this runs in)"
     parser.add_argument("--kubeconfig", metavar="FILE", help=reach)
     parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context (default: its current one)")
-    parser.set_defaults(run=lambda options: _run(parser, options))
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

@@ -9,15 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from webhook._annotations import NAME
 from webhook._cluster import Cluster
 from webhook._containers import containers, is_injected
 from webhook._findings import Finding, fine, note, part, unknown, wrong
+from webhook._marks import LOCK
 from webhook._sidecar import CONTAINER
 
-__all__ = ["Candidates", "candidates_of", "check_leader", "check_pods", "check_rights"]
+__all__ = ["RESOURCES", "Candidates", "candidates_of", "check_leader", "check_pods", "check_rights", "record_of"]
 
 _RECORD = "control-plane.alpha.kubernetes.io/leader"
-_RESOURCES = {"endpoints": ("", "/api/v1"), "leases": ("coordination.k8s.io", "/apis/coordination.k8s.io/v1")}
+RESOURCES = {"endpoints": ("", "/api/v1"), "leases": ("coordination.k8s.io", "/apis/coordination.k8s.io/v1")}
 """The group of each kind of lock, and its path."""
 
 
@@ -37,7 +39,7 @@ class Candidates:
 
     def path(self, resource: str) -> str:
         """Where the lock object of that kind is."""
-        return f"{_RESOURCES[resource][1]}/namespaces/{self.namespace}/{resource}/{quote(self.election)}"
+        return f"{RESOURCES[resource][1]}/namespaces/{self.namespace}/{resource}/{quote(self.election)}"
 
 
 def candidates_of(pod: dict[str, Any], namespace: str, election: str, lock: str) -> Candidates:
@@ -97,10 +99,39 @@ def check_rights(cluster: Cluster, of: Candidates) -> Iterator[Finding]:
         needed = [verb for verb in missing if verb in verbs]
         if needed:
             yield wrong(f"the service account {of.account} may not {', '.join(needed)} {what} in {of.namespace}")
+            yield _advice(cluster, of, resource)
             continue
         yield fine(f"the service account {of.account} may {', '.join(verbs)} {what}")
         if missing:
             yield note(f"it may not {' and '.join(missing)} it: the electors will poll instead")
+
+
+def _advice(cluster: Cluster, of: Candidates, resource: str) -> Finding:
+    """What to do about rights that are missing."""
+    kubectl = f"kubectl -n {of.namespace}"
+    if not _is_managed(cluster):
+        role, group = "leader-election-candidate", RESOURCES[resource][0]
+        verbs = f"--verb=get,list,watch,create,update --resource={f'{resource}.{group}' if group else resource}"
+        account = f"--serviceaccount={of.namespace}:{of.account}"
+        return note(
+            "nobody gives rights here (rbac.mode is not managed). Give them yourself: "
+            f"{kubectl} create role {role} {verbs}; {kubectl} create rolebinding {role} --role={role} {account}"
+        )
+    lock = cluster.get(of.path(resource))
+    if lock.ok and part(lock.content, "metadata", "labels").get(LOCK) != "true":
+        return wrong(
+            f"the name is taken: {resource} {of.election} has no label {LOCK}=true, so the controller gives no rights on it. "
+            f"If it is to be the lock: {kubectl} label {resource} {of.election} {LOCK}=true; else choose another {NAME}"
+        )
+    return note("the controller gives them a moment after there is a pod with the elector; see its log when it does not")
+
+
+def _is_managed(cluster: Cluster) -> bool:
+    """Whether a controller is installed that gives rights, as far as one may see."""
+    answer = cluster.get("/apis/apps/v1/deployments?labelSelector=app.kubernetes.io/component%3Dcontroller")
+    found = answer.content.get("items") or [] if answer.ok else []
+    templates = [part(one, "spec", "template", "spec") for one in found]
+    return any("--grants" in (each.get("args") or []) for one in templates for each in one.get("containers") or [])
 
 
 def _may(cluster: Cluster, of: Candidates, resource: str, verb: str) -> bool | str:
@@ -108,7 +139,7 @@ def _may(cluster: Cluster, of: Candidates, resource: str, verb: str) -> bool | s
     attributes = {
         "namespace": of.namespace,
         "verb": verb,
-        "group": _RESOURCES[resource][0],
+        "group": RESOURCES[resource][0],
         "resource": resource,
     }
     if verb != "create":  # whose name is not known to the authorizer
@@ -136,10 +167,11 @@ def check_leader(cluster: Cluster, of: Candidates, now: Callable[[], datetime] =
         elif not answer.ok:
             yield unknown(f"who leads: {answer.message}")
         else:
-            yield _leader(what, _record(resource, answer.content), now())
+            yield _leader(what, record_of(resource, answer.content), now())
 
 
-def _record(resource: str, content: dict[str, Any]) -> dict[str, Any]:
+def record_of(resource: str, content: dict[str, Any]) -> dict[str, Any]:
+    """What a lock object says of its holder, in the words of the original's record; empty when it says nothing."""
     if resource == "leases":
         return part(content, "spec")
     try:

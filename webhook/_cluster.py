@@ -1,4 +1,4 @@
-"""Looking at a cluster for `check`: few requests, each with a deadline, none of which changes anything.
+"""Looking at a cluster for `check` and `status`, and tidying it up for `cleanup`: few requests, each with a deadline.
 
 Objects are read as plain JSON, so that all kinds go one way.
 """
@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from webhook._errors import WebhookError
 
@@ -61,6 +62,24 @@ class Cluster:
     def post(self, path: str, body: Mapping[str, Any]) -> Answer:
         """POST to a path: reviews and dry runs only. Raises `ClusterError` when there is no answer."""
         return self._request("POST", path, body)
+
+    def delete(self, path: str, uid: str, version: str) -> Answer:
+        """DELETE exactly that object at that version. Raises `ClusterError` when there is no answer."""
+        return self._request("DELETE", path, {"preconditions": {"uid": uid, "resourceVersion": version}})
+
+    def items(self, path: str, selector: str) -> list[dict[str, Any]] | Answer:
+        """All objects of a list with a label; the `Answer` when it is refused. Raises `ClusterError` when there is no answer."""
+        found: list[dict[str, Any]] = []
+        more = ""
+        while True:
+            query = {"labelSelector": selector, "limit": "500", **({"continue": more} if more else {})}
+            answer = self.get(f"{path}?{urlencode(query)}")
+            if not answer.ok:
+                return answer
+            found += answer.content.get("items") or []
+            more = str((answer.content.get("metadata") or {}).get("continue") or "")
+            if not more:
+                return found
 
     def close(self) -> None:
         self._client.rest_client.pool_manager.clear()

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import aiohttp
 from kubernetes.aio import client, config
 
+from webhook._marks import LOCK
 from webhook.controller._errors import CannotRun, ClusterError, Conflict
-from webhook.controller._locks import LABEL
 from webhook.controller._settings import Names
 
 __all__ = ["Cluster", "KubernetesCluster", "Registration", "StoredSecret", "open_client"]
@@ -152,9 +152,9 @@ class KubernetesCluster:
             return
         metadata = found["metadata"]
         owned = not owners or owners[0] in (metadata.get("ownerReferences") or [])
-        if owned and (metadata.get("labels") or {}).get(LABEL) == "true":
+        if owned and (metadata.get("labels") or {}).get(LOCK) == "true":
             return
-        body: dict[str, Any] = {"metadata": {"uid": metadata["uid"], "labels": {LABEL: "true"}}}
+        body: dict[str, Any] = {"metadata": {"uid": metadata["uid"], "labels": {LOCK: "true"}}}
         if owners:
             body["metadata"]["ownerReferences"] = owners
         await _send(self._core.patch_namespaced_endpoints_without_preload_content, names.lock, names.namespace, body)

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from webhook._marks import GRANT, LOCK, election_of
 from webhook.controller._elections import Elections
 from webhook.controller._events import Events
 from webhook.controller._grants import Grants
 from webhook.controller._labels import Labels
 from webhook.controller._leader import Clock
-from webhook.controller._locks import LABEL, Lock, lock_of
+from webhook.controller._locks import Lock, lock_of
 from webhook.controller._objects import BINDINGS, LOCKS, PODS, ROLES, Json, Kind, Objects
 from webhook.controller._pods import SELECTOR, Candidate, candidate_of
 from webhook.controller._queue import WorkQueue
-from webhook.controller._roles import GRANT, Binding, Role, binding_of, election_of, role_of
+from webhook.controller._roles import Binding, Role, binding_of, role_of
 from webhook.controller._store import Key, Store
 
 __all__ = ["LEFT_OUT", "Granting"]
@@ -87,7 +88,7 @@ class Granting:
         return Store(
             objects,
             kind,
-            f"{LABEL}=true",
+            f"{LOCK}=true",
             lambda found: lock_of(kind, found, self._clock.now()),
             partial(self._lock_changed, kind.plural),
         )

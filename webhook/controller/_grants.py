@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from webhook._marks import LOCK, role_name
 from webhook.controller._elections import Election, Elections
 from webhook.controller._errors import Conflict
 from webhook.controller._events import Events
 from webhook.controller._leader import Clock
-from webhook.controller._locks import LABEL, Lock, is_labelled, lock_to_create
+from webhook.controller._locks import Lock, is_labelled, lock_to_create
 from webhook.controller._objects import BINDINGS, LOCKS, ROLES, Json, Kind, Objects
-from webhook.controller._roles import Binding, Role, binding_to_write, role_name, role_to_write
+from webhook.controller._roles import Binding, Role, binding_to_write, role_to_write
 from webhook.controller._store import Key, Store
 
 __all__ = ["Grants"]
@@ -200,7 +201,7 @@ class Grants:
     def _tell_taken(self, key: Key, kind: Kind) -> float | None:
         election = self._elections.get(key)
         name = role_name(key[1]) if kind is ROLES else key[1]
-        advice = f"label it {LABEL}=true if it is to be the lock, or choose" if kind is not ROLES else "remove it, or choose"
+        advice = f"label it {LOCK}=true if it is to be the lock, or choose" if kind is not ROLES else "remove it, or choose"
         note = f"{kind.name} {name} is not this election's: no rights are given. Please {advice} another leader-election/name."
         for pod, candidate in election.candidates.items():
             self._events.say(key[0], Events.of_pod(pod, candidate.uid), "NameTaken", "Grant", note, warning=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from webhook._marks import LEADER
 from webhook.controller._elections import Election, Elections
 from webhook.controller._events import Events
 from webhook.controller._leader import Clock
 from webhook.controller._locks import Lock
 from webhook.controller._objects import PODS, Objects
-from webhook.controller._pods import LEADER, Candidate
+from webhook.controller._pods import Candidate
 from webhook.controller._store import Key, Store
 
 __all__ = ["Labels"]

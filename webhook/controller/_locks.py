@@ -7,15 +7,10 @@ from typing import Any
 
 from elector.library import INSTANCE, PLACEHOLDER, RECORD, TOKEN, Malformed, Record, format_time, parse_record
 from webhook._findings import part
+from webhook._marks import ELECTION, LOCK
 from webhook.controller._objects import ENDPOINTS, Json, Kind
 
-__all__ = ["LABEL", "NAME", "Lock", "is_labelled", "lock_of", "lock_to_create"]
-
-LABEL = "leader-election/lock"
-"""The label, with the value `true`, of every lock on which rights are given. A person adopts an object by giving it the label."""
-
-NAME = "leader-election/name"
-"""The annotation with the election's name that what the controller created has: values of labels end at 63 characters."""
+__all__ = ["Lock", "is_labelled", "lock_of", "lock_to_create"]
 
 _COARSE = 10.0
 """A ttl whose records have whole seconds."""
@@ -50,7 +45,7 @@ class Lock:
 
 def is_labelled(found: Json) -> bool:
     """Whether it is a lock on which rights may be given."""
-    return part(found, "metadata", "labels").get(LABEL) == "true"
+    return part(found, "metadata", "labels").get(LOCK) == "true"
 
 
 def lock_of(kind: Kind, found: Json, now: float) -> Lock:
@@ -65,7 +60,7 @@ def lock_of(kind: Kind, found: Json, now: float) -> Lock:
     return Lock(
         revision=int(metadata["resourceVersion"]),
         uid=metadata["uid"],
-        created=part(metadata, "annotations").get(NAME) == metadata["name"],
+        created=part(metadata, "annotations").get(ELECTION) == metadata["name"],
         record=record,
         seen_at=now,
         past={"annotations": annotations, **({"spec": spec} if spec else {})},
@@ -84,7 +79,7 @@ def lock_to_create(kind: Kind, name: str, *, past: Json | None, wait: int, wall:
 
     `past` is the last that is known of a former one. Without that it is held by nobody for `wait` seconds; 0: it is free at once.
     """
-    body: Json = {"metadata": {"name": name, "labels": {LABEL: "true"}, "annotations": {NAME: name}}}
+    body: Json = {"metadata": {"name": name, "labels": {LOCK: "true"}, "annotations": {ELECTION: name}}}
     annotations = body["metadata"]["annotations"]
     if past is not None:
         annotations.update(past["annotations"])

@@ -6,21 +6,20 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from webhook._annotations import INJECTED
 from webhook._containers import containers, is_injected
 from webhook._durations import SECOND, parse_duration
 from webhook._errors import MalformedReview
 from webhook._findings import part
+from webhook._marks import LEADER
 from webhook._names import is_subdomain, owner_of, without_hash
 from webhook._sidecar import CONTAINER
 from webhook.controller._objects import Json
 
-__all__ = ["LEADER", "SELECTOR", "Candidate", "Owner", "candidate_of"]
+__all__ = ["SELECTOR", "Candidate", "Owner", "candidate_of"]
 
-SELECTOR = "leader-election/injected"
+SELECTOR = INJECTED
 """The label by which injected pods are found; the containers decide whether they are."""
-
-LEADER = "leader-election/leader"
-"""The label of the pod that leads, with the value `true`."""
 
 _LONGEST_TTL = 600
 _KINDS = {"endpoints": ("endpoints",), "leases": ("leases",), "endpointsleases": ("endpoints", "leases")}

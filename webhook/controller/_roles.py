@@ -6,29 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from webhook.controller._locks import NAME
+from webhook._marks import ELECTION, GRANT, election_of, role_name
 from webhook.controller._objects import LOCKS, ROLES, Json
 
-__all__ = [
-    "GRANT",
-    "VERBS",
-    "Binding",
-    "Role",
-    "binding_of",
-    "binding_to_write",
-    "election_of",
-    "role_name",
-    "role_of",
-    "role_to_write",
-]
-
-GRANT = "leader-election/grant"
-"""The label, with the value `true`, of the Roles and RoleBindings that the controller keeps."""
+__all__ = ["VERBS", "Binding", "Role", "binding_of", "binding_to_write", "role_of", "role_to_write"]
 
 VERBS = ["get", "list", "watch", "update"]
 """What candidates do with their lock. They never create or delete one."""
-
-_PREFIX = "leader-election:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +37,6 @@ class Binding:
     binds: bool = field(default=True)
 
 
-def role_name(election: str) -> str:
-    """The name of both."""
-    return _PREFIX + election
-
-
-def election_of(name: str) -> str:
-    """The election of a Role or RoleBinding with that name; empty when it is none of ours."""
-    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
-
-
 def role_to_write(election: str, kinds: Iterable[str]) -> Json:
     """The Role that gives candidates their rights, on these kinds of locks."""
     rules = [
@@ -82,7 +56,7 @@ def binding_to_write(namespace: str, election: str, accounts: Iterable[str]) -> 
 
 
 def _metadata(election: str) -> Json:
-    return {"name": role_name(election), "labels": {GRANT: "true"}, "annotations": {NAME: election}}
+    return {"name": role_name(election), "labels": {GRANT: "true"}, "annotations": {ELECTION: election}}
 
 
 def role_of(found: Json) -> Role:
