@@ -64,11 +64,6 @@ class Granting:
         self.ready = asyncio.Event()
         """Set when all that there is has been seen, and is being settled."""
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is to be done now."""
-        return self.ready.is_set() and self._grants_due.idle and self._labels_due.idle
-
     async def run(self) -> None:
         """Work until cancelled, whatever the API server does."""
         stores: list[Store[Any]] = [*self.locks.values(), self.roles, self.bindings, self.pods]
@@ -83,6 +78,8 @@ class Granting:
             group.create_task(self._labels_due.run())
             self.ready.set()
             log.info("grants: %d elections, %d pods", len(self.elections), len(self.pods.items))
+            await self._grants_due.until_idle()
+            log.info("grants: settled")
 
     def _store_of_locks(self, objects: Objects, kind: Kind) -> Store[Lock]:
         return Store(

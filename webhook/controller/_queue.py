@@ -34,19 +34,21 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def add(self, key: K) -> None:
         """Ask for work on `key` as soon as possible."""
         if key in self._busy:
             self._again.add(key)
         elif key not in self._queued:
+            self._idle.clear()
             self._queued.add(key)
             self._ready.put_nowait(key)
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is to be done now."""
-        return not self._queued and not self._busy
+    async def until_idle(self) -> None:
+        """Wait until nothing is to be done now; what failed or is due later is not waited for."""
+        await self._idle.wait()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -72,6 +74,8 @@ class WorkQueue(Generic[K]):
                 self.add(key)
             elif again is not None:
                 self._later(key, again)
+            if not self._queued and not self._busy:
+                self._idle.set()
 
     async def _once(self, key: K) -> float | None:
         if (timer := self._timers.pop(key, None)) is not None:
