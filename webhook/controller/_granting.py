@@ -26,9 +26,9 @@ __all__ = ["LEFT_OUT", "Granting"]
 LEFT_OUT = ("kube-system", "kube-node-lease")
 """Namespaces in which nothing is injected and nothing is created: their Leases are the cluster's own."""
 
-_GRANTERS = 8
-_LABELLERS = 4
-"""Elections that are settled at the same time."""
+_GRANTERS = 32
+_LABELLERS = 8
+"""Elections that are settled at the same time: the API server takes a tenth of a second for a RoleBinding, most of it waiting."""
 
 log = logging.getLogger(__name__)
 

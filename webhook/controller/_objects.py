@@ -6,6 +6,7 @@ Lists come in pages and watches line by line, so that no more than one page of w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,7 +42,7 @@ _CALL = 5.0
 _LIST = 30.0
 """Seconds for one page of a list."""
 
-_PAGE = 200
+_PAGE = 100
 """Objects in one page: whole pods have some 10 kB each."""
 
 _WATCH = 300
@@ -158,9 +159,21 @@ class KubernetesObjects:
         preconditions = {"uid": uid, **({"resourceVersion": version} if version else {})}
         await self._send("DELETE", kind.path(namespace, name), {"preconditions": preconditions})
 
-    async def patch(self, kind: Kind, namespace: str, name: str, body: Json, part: str = "") -> Json | None:
-        path = kind.path(namespace, name) + (f"/{part}" if part else "")
-        return await self._send("PATCH", path, body, content_type="application/merge-patch+json")
+    async def patch(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        body: Json,
+        part: str = "",
+        *,
+        strategic: bool = False,
+        manager: str = "",
+    ) -> Json | None:
+        """With `strategic`, lists are merged by their items' keys. `manager`: in whose name, for those who apply."""
+        path = kind.path(namespace, name) + (f"/{part}" if part else "") + (f"?fieldManager={manager}" if manager else "")
+        content_type = f"application/{'strategic-' if strategic else ''}merge-patch+json"
+        return await self._send("PATCH", path, body, content_type=content_type)
 
     async def page(self, kind: Kind, selector: str, more: str = "") -> Page:
         query = {"labelSelector": selector, "limit": str(_PAGE), **({"continue": more} if more else {})}
@@ -171,14 +184,21 @@ class KubernetesObjects:
         return Page(answer.get("items") or [], str(metadata.get("resourceVersion")), str(metadata.get("continue") or ""))
 
     async def watch(self, kind: Kind, selector: str, version: str) -> AsyncGenerator[Change, None]:
-        query = {
-            "labelSelector": selector,
-            "resourceVersion": version,
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(_WATCH),
-        }
-        path = f"{kind.path()}?{urlencode(query)}"
+        query = {"labelSelector": selector, "resourceVersion": version, "allowWatchBookmarks": "true"}
+        async with contextlib.aclosing(self._watch(kind, kind.path(), query)) as changes:
+            async for change in changes:
+                yield change
+
+    async def watch_one(self, kind: Kind, namespace: str, name: str) -> AsyncGenerator[Change, None]:
+        """The object as it is, and what happens to it, as a Role limited by resourceNames allows."""
+        async with contextlib.aclosing(
+            self._watch(kind, kind.path(namespace), {"fieldSelector": f"metadata.name={name}"})
+        ) as changes:
+            async for change in changes:
+                yield change
+
+    async def _watch(self, kind: Kind, path: str, query: Mapping[str, str]) -> AsyncGenerator[Change, None]:
+        path = f"{path}?{urlencode({**query, 'watch': 'true', 'timeoutSeconds': str(_WATCH)})}"
         try:
             async with asyncio.timeout(_CALL):
                 response = await self._exchange("GET", path, None, {}, aiohttp.ClientTimeout(total=_WATCH + _CALL))

@@ -33,7 +33,7 @@ class Owner(NamedTuple):
     name: str
     uid: str
     lasting: str
-    """What it stands for, in one word: the same for all ReplicaSets of one Deployment, and for all Jobs."""
+    """What it stands for, in one word: the same for all ReplicaSets of one Deployment, for all Jobs, and for all bare pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _owner(pod: Json) -> Owner:
     metadata = pod["metadata"]
     owner = owner_of(metadata)
     if owner is None:
-        return Owner("v1", "Pod", metadata["name"], metadata["uid"], f"Pod {metadata['name']}")
+        return Owner("v1", "Pod", metadata["name"], metadata["uid"], "no owner")
     kind, name = str(owner.get("kind")), str(owner.get("name"))
     lasting = f"{kind} {name}"
     if kind == "ReplicaSet" and (stem := without_hash(name, part(metadata, "labels"))):

@@ -49,10 +49,10 @@ async def run(settings: Settings, environ: Mapping[str, str], clock: Clock | Non
     async with contextlib.AsyncExitStack() as stack:
         api = open_client(environ, Path(environ.get(DIRECTORY_VARIABLE) or DEFAULT_DIRECTORY))
         stack.push_async_callback(api.close)
-        cluster = KubernetesCluster(api, names)
+        objects = KubernetesObjects(api, lambda: leadership.leads)
+        cluster = KubernetesCluster(objects, names)
         keeper = Keeper(cluster, settings.rules, clock, lambda: leadership.leads) if settings.rules else None
         metrics = Metrics(lambda: leadership.leads, lambda: ends(keeper.material.served) if keeper and keeper.material else 0.0)
-        objects = KubernetesObjects(api, lambda: leadership.leads)
 
         def granting() -> Granting | None:
             if settings.grace is None:
