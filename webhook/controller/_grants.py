@@ -136,6 +136,8 @@ class Grants:
         if left > 0:
             return left
         await self._delete(LOCKS[kind], key, key[1], self._locks[kind], lock)
+        # Not lost: the next one begins anew.
+        self._past.pop((kind, key), None)
         return None
 
     # Rights

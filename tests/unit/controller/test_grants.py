@@ -330,6 +330,29 @@ def test_a_deleted_lock_comes_back_with_its_last_record() -> None:
     run(test)
 
 
+def test_a_lock_that_was_removed_begins_anew() -> None:
+    """Of a kind that no pod uses any more, while there are others; it is no lock that was lost."""
+
+    async def test(scene: Scene) -> None:
+        async with scene.running():
+            scene.pod("a", lock="leases")
+            scene.pod("b")
+            await settle()
+            scene.hold("b")
+            await settle()
+            scene.objects.remove(PODS, NS, "b")
+            await settle()
+            await scene.after(GRACE + 1)
+            assert scene.lock() is None
+            scene.pod("c")
+            await settle()
+            found = scene.lock()
+            assert found is not None
+            assert TOKEN not in found["metadata"]["annotations"]
+
+    run(test)
+
+
 def test_a_lock_that_went_unseen_comes_back_held_by_nobody() -> None:
     """Between two watches somebody may have taken it, before it was deleted."""
 
