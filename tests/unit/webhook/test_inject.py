@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jsonpatch
 import pytest
@@ -378,14 +381,28 @@ def test_a_reader_that_has_left_is_no_traceback(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 1
 
 
+def _unread(pipe: IO[bytes]) -> int:
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4)
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def test_an_interrupt_is_no_traceback() -> None:
     arguments = command("inject", "--image=e", "-f", "-")
     with subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
     ) as process:
-        # It reads until the end, which does not come: a pipe that is full again was read from.
+        # It reads until the end, which does not come. An interrupt between two reads is noticed after the second only.
         assert process.stdin is not None
-        process.stdin.write(b"#" * 200_000)
+        process.stdin.write(b"#")
+        process.stdin.flush()
+        deadline = time.monotonic() + PATIENCE
+        while _unread(process.stdin) or not _sleeps(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert process.stderr.read() == b""
