@@ -37,8 +37,10 @@ def run_many(first: int, count: int, *, until_two_leaders: bool = False) -> int:
     faults: Counter[str] = Counter()
     seconds = gap = 0.0
     elections = violations = done = 0
+    # Who waits for the first one wants to hear of it at once, not when a hundred seeds are done.
+    chunk = 1 if until_two_leaders else max(1, min(100, count // 50))
     with multiprocessing.Pool() as pool:
-        for outcome in pool.imap_unordered(run_seed, range(first, first + count), chunksize=max(1, min(100, count // 50))):
+        for outcome in pool.imap_unordered(run_seed, range(first, first + count), chunksize=chunk):
             _show_failure(outcome)
             if until_two_leaders and any(_TWO_LEADERS.search(text) for text in outcome.violations):
                 pool.terminate()
