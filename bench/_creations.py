@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
 from typing import Any
@@ -34,8 +36,12 @@ class Round:
     """Pods that came with all that the webhook adds, so that it is not asked: what the elector itself costs."""
 
 
-def measure(pods: int, rounds: int, say: Callable[[str], None]) -> list[tuple[Round, Round]]:
-    """Pairs of rounds, without and with the webhook installed, `pods` of each kind of pod in all the rounds together."""
+def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) -> list[tuple[Round, Round]]:
+    """Pairs of rounds, without and with the webhook installed, `pods` of each kind of pod in all the rounds together.
+
+    `alone`: the controller-manager stands still while pods are created. It looks at every pod that has been stored, just when
+    the next one is created, and on a small machine takes the processor from whoever is asked about that one.
+    """
     with Sandbox.start() as sandbox:
         start_webhook(sandbox)
         api = _Api(sandbox)
@@ -52,10 +58,21 @@ def measure(pods: int, rounds: int, say: Callable[[str], None]) -> list[tuple[Ro
             # Now this first, now that: the machine gets slower and faster for reasons of its own.
             for installed in (False, True) if number % 2 == 0 else (True, False):
                 _install(api, registered if installed else None)
-                pair[installed] = _create(api, pods // rounds, by_hand)
+                with _standing_still(sandbox) if alone else nullcontext():
+                    pair[installed] = _create(api, pods // rounds, by_hand)
             pairs.append((pair[False], pair[True]))
             say(f"round {number + 1} of {rounds}")
         return pairs
+
+
+@contextmanager
+def _standing_still(sandbox: Sandbox) -> Iterator[None]:
+    manager = sandbox.program("kube-controller-manager")
+    manager.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        manager.signal(signal.SIGCONT)
 
 
 class _Api:

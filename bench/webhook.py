@@ -38,7 +38,8 @@ def main() -> int:
         _latency(one)
         _memory(one, options.reviews)
     if options.pods:
-        _creations(options.pods, options.rounds)
+        for alone in (False, True):
+            _creations(options.pods, options.rounds, alone=alone)
     return 0
 
 
@@ -81,9 +82,10 @@ def _memory(one: Webhook, reviews: int) -> None:
     connection.close()
 
 
-def _creations(pods: int, rounds: int) -> None:
-    pairs = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True))
-    print(f"\nCreating {pods} pods of each kind on a real API server, {rounds} pairs of rounds:\n")
+def _creations(pods: int, rounds: int, *, alone: bool) -> None:
+    pairs = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True), alone=alone)
+    company = "while the controller-manager stands still" if alone else "and whatever the controller-manager does about them"
+    print(f"\nCreating {pods} pods of each kind on a real API server, {company}, {rounds} pairs of rounds:\n")
     print("| pods | webhook not installed, median | installed, median | difference of each pair: median | smallest | largest |")
     print("|---|---|---|---|---|---|")
     for title in _KINDS:
