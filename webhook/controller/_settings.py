@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from webhook._durations import SECOND, parse_duration
 from webhook._errors import SettingsError, quoted
+from webhook._names import LONGEST_NAME
 from webhook._values import address, subdomain
 
 __all__ = ["Names", "Rules", "Settings", "add_flags", "read_settings"]
@@ -117,7 +118,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="5m",
     )
     add("--lock", "NAME", "the lock of the controllers' own election", type=_NAME, required=True)
-    add("--owner", "NAME", "the Deployment that Secret and lock go away with", default="")
+    owner = _parsed(lambda text: subdomain(text) if text else "", "the name of an object, or nothing")
+    add("--owner", "NAME", "the Deployment that Secret and lock go away with", type=owner, default="")
     add("--id", "NAME", "the name of this replica: its pod's", default=os.environ.get("HOSTNAME", ""))
     add("--instance", "TEXT", "tells this container from others of that name", default="")
     add("--ttl", "DURATION", "others act after this time without a sign of the active replica", type=_DURATION, default="10s")
@@ -132,18 +134,28 @@ def read_settings(options: argparse.Namespace) -> Settings:
     """The settings out of the flags. Raises `SettingsError` when they contradict each other."""
     if not options.id:
         raise SettingsError("--id is missing: the name of this replica")
+    ttl, certificate, authority, settle = (
+        f"{value:.10g}s" for value in (options.ttl, options.certificate_lifetime, options.ca_lifetime, options.settle)
+    )
+    if len(options.id) > LONGEST_NAME or not options.id.isprintable():
+        raise SettingsError(f"--id is {quoted(options.id)}, allowed are {LONGEST_NAME} printable characters")
     if not 1 <= options.ttl <= 600:
-        raise SettingsError("--ttl: allowed is 1s to 10m")
+        raise SettingsError(f"--ttl is {ttl}, allowed is 1s to 10m")
     if not options.hosts and not options.grants:
         raise SettingsError("there is nothing to do: neither --hosts nor --grants is given")
     if options.hosts and not (options.registration and options.secret):
         raise SettingsError("--hosts needs --registration and --secret, too")
     if options.certificate_lifetime < 3:
-        raise SettingsError("--certificate-lifetime: allowed is at least 3s")
+        raise SettingsError(f"--certificate-lifetime is {certificate}, allowed is at least 3s")
     if options.ca_lifetime < 3 * options.certificate_lifetime:
-        raise SettingsError("--ca-lifetime: allowed is at least three times --certificate-lifetime, to outlive what it signed")
+        raise SettingsError(
+            f"--ca-lifetime is {authority}, allowed is at least three times --certificate-lifetime, which is {certificate}, "
+            "to outlive what it signed"
+        )
     if options.settle > options.certificate_lifetime / 4:
-        raise SettingsError("--settle: allowed is at most a quarter of --certificate-lifetime")
+        raise SettingsError(
+            f"--settle is {settle}, allowed is at most a quarter of --certificate-lifetime, which is {certificate}"
+        )
     names = Names(
         namespace=options.namespace,
         secret=options.secret or "",

@@ -48,10 +48,11 @@ def test_grants_without_certificates() -> None:
 @pytest.mark.parametrize(
     ("flag", "says"),
     [
-        ("--certificate-lifetime=2s", "--certificate-lifetime: allowed is at least 3s"),
-        ("--ca-lifetime=2159h", "--ca-lifetime: allowed is at least three times"),
-        ("--settle=181h", "--settle: allowed is at most a quarter"),
-        ("--ttl=11m", "--ttl: allowed is 1s to 10m"),
+        ("--certificate-lifetime=2s", "--certificate-lifetime is 2s, allowed is at least 3s"),
+        ("--ca-lifetime=2159h", "--ca-lifetime is 7772400s, allowed is at least three times"),
+        ("--settle=181h", "--settle is 651600s, allowed is at most a quarter of --certificate-lifetime, which is"),
+        ("--ttl=11m", "--ttl is 660s, allowed is 1s to 10m"),
+        (f"--id={'a' * 254}", '--id is "aaa.*allowed are 253 printable characters'),
         ("--id=", "--id is missing"),
     ],
 )
@@ -61,7 +62,7 @@ def test_contradictions(flag: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "flag", ["--settle=soon", "--settle=-1s", "--hosts=a b", "--hosts=a,,b", "--secret=A", "--status-listen=x"]
+    "flag", ["--settle=soon", "--settle=-1s", "--hosts=a b", "--hosts=a,,b", "--secret=A", "--status-listen=x", "--owner=A"]
 )
 def test_wrong_values_are_a_wrong_use(flag: str) -> None:
     done = subprocess.run(
