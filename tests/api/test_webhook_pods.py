@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import ssl
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,9 @@ import pytest
 from kubernetes.client import ApiException
 
 from sandbox import Sandbox
+from sandbox._certificates import Authority
 from sandbox._keeper_client import Program
-from sandbox.injection import start_webhook
+from sandbox.injection import registration, start_webhook
 
 pytestmark = pytest.mark.api
 
@@ -237,6 +242,75 @@ def test_the_audit_log_tells_what_was_decided(namespace: Namespace) -> None:
     (found,) = until(entries)
     assert found["inject.leader-election.io/result"] == "injected"
     assert found["inject.leader-election.io/election"] == "tests"
+
+
+# -- beside another injector -----------------------------------------------------------------------------------------------
+
+
+class OtherInjector(BaseHTTPRequestHandler):
+    """Adds a container to every pod that it is asked about."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))["request"]
+        names = [one["name"] for one in request["object"]["spec"]["containers"]]
+        operation = {"op": "add", "path": "/spec/containers/-", "value": {"name": "proxy", "image": "proxy"}}
+        answer = {"uid": request["uid"], "allowed": True}
+        if "proxy" not in names:
+            answer |= {"patchType": "JSONPatch", "patch": base64.b64encode(json.dumps([operation]).encode()).decode()}
+        content = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def other(cluster: Cluster, namespace: Namespace, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Registers another injector for the test's namespace, under a name by which the API server orders them."""
+    authority = Authority(tmp_path)
+    pair = authority.server("other", dns=["localhost"], addresses=["127.0.0.1"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    admission: Any = kubernetes.client.AdmissionregistrationV1Api(cluster.sandbox.api)
+    registered: list[str] = []
+
+    def register(name: str) -> None:
+        document = registration(f"https://127.0.0.1:{server.server_port}/", authority.pair.certificate.read_bytes())
+        document["metadata"]["name"] = name
+        (webhook,) = document["webhooks"]
+        webhook["name"] = f"{name}.example.com"
+        webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}}
+        del webhook["matchConditions"]
+        admission.create_mutating_webhook_configuration(document)
+        registered.append(name)
+        until(lambda: len(namespace.create(pod({}), dry_run="All")["spec"]["containers"]) == 2)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), OtherInjector) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield register
+        finally:
+            for name in registered:
+                admission.delete_mutating_webhook_configuration(name)
+            server.shutdown()
+            serving.join()
+
+
+@pytest.mark.parametrize("name", ["a-proxy", "z-proxy"], ids=["before", "after"])
+def test_another_injector_before_and_after(namespace: Namespace, other: Callable[[str], None], name: str) -> None:
+    other(name)
+    stored = namespace.create(pod())
+    assert [one["name"] for one in stored["spec"]["initContainers"]] == ["leader-elector"]
+    assert [one["name"] for one in stored["spec"]["containers"]] == ["app", "proxy"]
+    assert len([one for one in stored["spec"]["volumes"] if one["name"] == "leader-elector"]) == 1
+    # Asked again, since the other one or the API server (a token for the other's container) has changed the pod after it.
+    assert [re.findall(r"result=(\w+)", line)[0] for line in namespace.decisions()] == ["injected", "unchanged"]
 
 
 # -- what people see -----------------------------------------------------------------------------------------------------
