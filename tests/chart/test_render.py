@@ -213,6 +213,14 @@ def test_a_large_number_in_yaml_stays_one(tmp_path: Path) -> None:
     assert parse_quantity(limit.partition("=")[2]) == 67108864
 
 
+def test_any_name_of_a_release_gives_names_that_services_can_have() -> None:
+    for release, name in (("a.b", "a-b-leader-election"), ("a" * 53, "a" * 40), ("my-leader-election", "my-leader-election")):
+        service = of_kind(objects(render(values=[DEFAULT], release=release)), "Service")
+        assert service["metadata"]["name"] == f"{name}-webhook"
+    with pytest.raises(HelmFailed, match="would be called 1st-leader-election, but the name of a Service begins with a letter"):
+        render(values=[DEFAULT], release="1st")
+
+
 def test_on_the_hosts_network_a_roll_out_needs_no_node_more() -> None:
     options = ["--set=webhook.hostNetwork=true", "--set=webhook.port=10260"]
     deployment = of_kind(objects(render(*options, values=[DEFAULT])), "Deployment", "webhook")

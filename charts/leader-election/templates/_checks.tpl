@@ -31,6 +31,10 @@
 {{- if and $values.webhook.hostNetwork (eq (int $values.webhook.port) 10250) -}}
 {{- fail "\n\nwebhook.hostNetwork is true and webhook.port is 10250, which is the kubelet's on every node. Set another one, such as --set webhook.port=10260." -}}
 {{- end -}}
+{{- $fullname := include "leader-election.fullname" . -}}
+{{- if not (regexMatch "^[a-z]" $fullname) -}}
+{{- fail (printf "\n\nThe objects of this release would be called %s, but the name of a Service begins with a letter. Set fullnameOverride, or call the release something else." $fullname) -}}
+{{- end -}}
 {{- range $kind := list "cpu" "memory" -}}
 {{- $request := get $values.elector.resources.requests $kind -}}
 {{- $limit := get $values.elector.resources.limits $kind -}}

@@ -1,12 +1,14 @@
-{{/* What the release's objects begin with; 40 characters, so that suffixes fit into 63. */}}
+{{/* What the release's objects begin with; 40 characters, so that suffixes fit into 63. A release's name may have dots, which a
+Service's may not. */}}
 {{- define "leader-election.fullname" -}}
 {{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $release := .Release.Name | replace "." "-" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else if contains $chart .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $chart $release -}}
+{{- $release | trunc 40 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $chart | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" $release $chart | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
