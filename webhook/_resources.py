@@ -22,6 +22,9 @@ Resources = dict[str, dict[str, str]]
 
 _KINDS = ("cpu", "memory")
 
+_LEAST_MEMORY = 32 * 1024**2
+"""Bytes. An elector holds 24 to 30 MB after some work; see docs/benchmarks/elector.md."""
+
 
 def plan_resources(
     pod: dict[str, Any], asked: Annotations, settings: InjectionSettings, sidecar: Sidecar
@@ -51,6 +54,9 @@ def plan_resources(
                 warnings.append(f"annotation {PREFIX}{kind}-request has no effect: the pod is Guaranteed, {limit} is taken")
             request = limit
         requests[kind], limits[kind] = request, limit
+    if asked.memory_limit and parse_quantity(limits["memory"]) < _LEAST_MEMORY:
+        # Most often a slip: `64m` is 0.064 bytes.
+        warnings.append(f"annotation {PREFIX}memory-limit is {limits['memory']}: below 32Mi the elector may be killed")
     problems.extend(_beyond_the_pods_own(pod, requests, limits, sidecar))
     return {"requests": requests, "limits": limits}, problems, warnings
 

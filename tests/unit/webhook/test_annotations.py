@@ -212,6 +212,7 @@ def test_a_warning_is_short() -> None:
     ("annotations", "warning"),
     [
         ({"drain": "5s"}, "annotation leader-election/drain has no effect on a native sidecar"),
+        ({"memory-limit": "64m"}, "annotation leader-election/memory-limit is 64m: below 32Mi the elector may be killed"),
         (
             {"drain": "30s", "sidecar": "classic"},
             "annotation leader-election/drain leaves less than 2 s of the grace period of 30 s",
@@ -220,6 +221,10 @@ def test_a_warning_is_short() -> None:
 )
 def test_what_is_hardly_meant_is_a_warning(annotations: dict[str, str], warning: str) -> None:
     assert warnings(pod(annotations=annotations)) == [warning]
+
+
+def test_enough_memory_is_no_warning() -> None:
+    assert warnings(pod(annotations={"memory-limit": "32Mi"})) == []
 
 
 def test_a_job_with_a_classic_sidecar_is_a_warning() -> None:
