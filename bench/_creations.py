@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import ssl
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +36,8 @@ class Round:
     annotated: list[float] = field(default_factory=list)
     by_hand: list[float] = field(default_factory=list)
     """Pods that came with all that the webhook adds, so that it is not asked: what the elector itself costs."""
+    foreign: float = 0.0
+    """The share of the machine's processors that programs took which have nothing to do with this."""
 
 
 def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) -> list[tuple[Round, Round]]:
@@ -59,10 +63,33 @@ def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) 
             for installed in (False, True) if number % 2 == 0 else (True, False):
                 _install(api, registered if installed else None)
                 with _standing_still(sandbox) if alone else nullcontext():
+                    began = _Spent.now(sandbox)
                     pair[installed] = _create(api, pods // rounds, by_hand)
+                    pair[installed].foreign = _Spent.now(sandbox).foreign_since(began)
             pairs.append((pair[False], pair[True]))
             say(f"round {number + 1} of {rounds}")
         return pairs
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """Processor time so far, in clock ticks."""
+
+    all: int
+    ours: int
+    idle: int
+
+    @classmethod
+    def now(cls, sandbox: Sandbox) -> _Spent:
+        # user nice system idle iowait irq softirq steal: https://man7.org/linux/man-pages/man5/proc_stat.5.html
+        fields = [int(one) for one in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        pids = [sandbox.program(name).pid for name in ("etcd", "kube-apiserver", "kube-controller-manager", "webhook")]
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in [*pids, os.getpid()]]
+        return cls(sum(fields), sum(int(one[11]) + int(one[12]) for one in stats), fields[3] + fields[4])
+
+    def foreign_since(self, before: _Spent) -> float:
+        every = self.all - before.all
+        return max(0.0, every - (self.idle - before.idle) - (self.ours - before.ours)) / max(1, every)
 
 
 @contextmanager

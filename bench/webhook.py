@@ -22,6 +22,9 @@ _WARM = 2_000
 _TRIALS = 5
 _PER_TRIAL = 5_000
 _BY_HAND = "with the elector by hand"
+_QUIET = 0.1
+"""Share of the processors that other programs may take in a quiet round."""
+
 _KINDS = ("plain", "annotated", _BY_HAND)
 
 
@@ -86,6 +89,17 @@ def _creations(pods: int, rounds: int, *, alone: bool) -> None:
     pairs = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True), alone=alone)
     company = "while the controller-manager stands still" if alone else "and whatever the controller-manager does about them"
     print(f"\nCreating {pods} pods of each kind on a real API server, {company}, {rounds} pairs of rounds:\n")
+    _table(pairs)
+    # Who waits for a processor measures what others do.
+    quiet = [(off, on) for off, on in pairs if max(off.foreign, on.foreign) < _QUIET]
+    shares = [one.foreign for pair in pairs for one in pair]
+    print(f"\nOther programs took {min(shares):.0%} to {max(shares):.0%} of the processors, {median(shares):.0%} at the median.")
+    if 0 < len(quiet) < len(pairs):
+        print(f"The {len(quiet)} pairs in which they took less than {_QUIET:.0%}:\n")
+        _table(quiet)
+
+
+def _table(pairs: list[tuple[Round, Round]]) -> None:
     print("| pods | webhook not installed, median | installed, median | difference of each pair: median | smallest | largest |")
     print("|---|---|---|---|---|---|")
     for title in _KINDS:

@@ -404,6 +404,8 @@ def test_an_interrupt_is_no_traceback() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
+        # One that comes just before it waits for more would be seen after that only.
+        process.stdin.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
         assert process.wait(PATIENCE) == 130
