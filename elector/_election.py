@@ -431,11 +431,17 @@ class Election:
         for view, base in zip(self._views, states, strict=True):
             if self._terminating or self._release_at is not None or not self._healthy:
                 return
-            stamp = self._stamp()
-            record = Record(self.identity, lease_seconds(self.timing.ttl), stamp, stamp, transitions)
-            await view.put(base, Mark(record, token, self._instance))
+            mark = self._acquiring(transitions, token)
+            if view.lock.text_of(mark) == base.text:
+                # Our predecessor acquired it within this very unit of time: every write changes the record (rule 3).
+                mark = self._acquiring(transitions, token)
+            await view.put(base, mark)
             if view.sight is not Sight.OURS:
                 return
+
+    def _acquiring(self, transitions: int, token: int) -> Mark:
+        stamp = self._stamp()
+        return Mark(Record(self.identity, lease_seconds(self.timing.ttl), stamp, stamp, transitions), token, self._instance)
 
     async def _release(self, held: list[LockView]) -> None:
         """Empty the holders (client-go's convention); whoever sees it may take over at once."""
