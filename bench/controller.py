@@ -43,6 +43,7 @@ def main() -> int:
         controller.start()
         controller.namespaces(["one", *(f"many-{number}" for number in range(_NAMESPACES))])
         _first(controller)
+        _memory(controller, "one election")
         _single(sandbox, controller, options.single)
         _labels(sandbox, controller, options.single, "alone", renewals=False)
         controller.stop()
