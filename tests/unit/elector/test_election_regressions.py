@@ -119,7 +119,7 @@ def test_more_transitions_than_go_can_read_are_not_written_back(stage: Stage) ->
 
 
 def test_a_predecessor_that_led_for_less_than_a_second_is_followed_at_once(stage: Stage) -> None:
-    """Records of a ttl of 5 s and more have whole seconds: the successor's would have read the same, and have counted as unchanged."""
+    """From a ttl of 5 s on records have whole seconds: the successor's read the same, and counted as unchanged."""
     stage.store(FREE)
     former = stage.candidate("pod-a", instance="uid-1/elector", ttl=30.0)
     stage.run(0.2)
