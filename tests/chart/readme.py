@@ -15,8 +15,8 @@ _HEAD = """# The chart leader-election
 
 <!-- Made by `python -m tests.chart.readme` from values.yaml; do not edit. -->
 
-Installs the webhook that adds the elector to annotated pods, and the controller that looks after its certificate, gives pods their
-rights and labels the leading ones. See [installing](../../docs/install.md).
+Installs the webhook that adds the elector to annotated pods, and the controller that looks after its certificate, gives pods
+their rights and labels the leading ones. See [installing](../../docs/install.md).
 
     helm install leader-election charts/leader-election --namespace leader-election --create-namespace \\
       --set image.repository=registry.example.com/team/leader-election

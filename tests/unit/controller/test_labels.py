@@ -6,7 +6,7 @@ import json
 
 from elector.library import PLACEHOLDER, RECORD
 from tests.unit.controller.fake_objects import pod
-from tests.unit.controller.test_grants import ELECTION, NS, Scene, run, settle
+from tests.unit.controller.scene import ELECTION, NS, Scene, run, settle
 from webhook._marks import LEADER
 from webhook.controller._objects import ENDPOINTS, LEASES, PODS
 
