@@ -20,8 +20,8 @@ def add_to(commands: Any) -> None:
         "controller",
         help="keep the webhook's certificate in order, give injected pods their rights, label the leading ones",
         description="Keep the webhook's certificate and its registration in order (--hosts); give injected pods the rights on "
-        "their locks, and label the leading ones (--grants). Of several replicas one acts, chosen by this project's own election. "
-        "Reaches the API server with the service account of its pod.",
+        "their locks, and label the leading ones (--grants). Of several replicas one acts, chosen by this project's own "
+        "election. Reaches the API server with the service account of its pod.",
         epilog="Exit codes: 0 ended by a signal, 1 cannot run (no service account, address taken), 2 a wrong flag or value.",
         allow_abbrev=False,
     )
