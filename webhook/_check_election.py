@@ -110,7 +110,8 @@ def _advice(cluster: Cluster, of: Candidates, resource: str) -> Finding:
     """What to do about rights that are missing."""
     kubectl = f"kubectl -n {of.namespace}"
     if not _is_managed(cluster):
-        role, group = "leader-election-candidate", RESOURCES[resource][0]
+        # One for each kind: a pair takes two.
+        role, group = f"leader-election-candidate{'' if resource == 'endpoints' else f'-{resource}'}", RESOURCES[resource][0]
         verbs = f"--verb=get,list,watch,create,update --resource={f'{resource}.{group}' if group else resource}"
         account = f"--serviceaccount={of.namespace}:{of.account}"
         return note(

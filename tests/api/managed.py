@@ -96,6 +96,7 @@ class Managed:
         account: str = "default",
         owner: Json | None = None,
         labels: dict[str, str] | None = None,
+        node: str | None = None,
         **annotations: str,
     ) -> Pod:
         """Create an annotated pod; `annotations` without their prefix."""
@@ -108,7 +109,11 @@ class Managed:
                 "ownerReferences": [owner] if owner else [],
                 "labels": labels or {},
             },
-            "spec": {"serviceAccountName": account, "containers": [{"name": "main", "image": "none"}]},
+            "spec": {
+                "serviceAccountName": account,
+                "containers": [{"name": "main", "image": "none"}],
+                **({"nodeName": node} if node else {}),
+            },
         }
         return Pod(self.json(self.core.create_namespaced_pod(namespace, body)), port)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
+import kubernetes.client
 import pytest
 
 from sandbox import Sandbox
@@ -222,6 +224,40 @@ def test_owners(release: Managed) -> None:
     until(lambda: len(release.events(namespace, "DifferentOwners")) == 2, "both owners are told")
     assert {one["involvedObject"]["name"] for one in release.events(namespace, "DifferentOwners")} == {"one", "two"}
     release.delete(*pods)
+
+
+def test_a_service_follows_the_leader(cluster: Sandbox, release: Managed) -> None:
+    """By its EndpointSlices, which is what nodes go by: the leader's address and no other, before and after another leads."""
+    namespace = release.namespace()
+    release.core.create_node({"metadata": {"name": "node"}})  # endpoints are those of nodes' pods
+    pods = [release.pod(namespace, name, labels={"app": "orders"}, node="node") for name in ("a", "b", "c")]
+    selector = {"app": "orders", "leader-election/leader": "true"}
+    service = {"metadata": {"name": "orders-leader"}, "spec": {"selector": selector, "ports": [{"port": 80}]}}
+    release.core.create_namespaced_service(namespace, service)
+    addresses = {}
+    for number, pod in enumerate(pods):
+        addresses[pod.name] = f"10.1.0.{number + 1}"
+        ready = [{"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady")]
+        ip = addresses[pod.name]
+        status = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": ready}
+        release.core.patch_namespaced_pod_status(pod.name, namespace, {"status": status})
+        release.start(pod)
+    discovery: Any = kubernetes.client.DiscoveryV1Api(cluster.api)
+
+    def reached() -> list[str]:
+        label = "kubernetes.io/service-name=orders-leader"
+        found = discovery.list_namespaced_endpoint_slice(namespace, label_selector=label).items
+        return [address for one in found for endpoint in one.endpoints or [] for address in endpoint.addresses]
+
+    until(lambda: release.holder(namespace) in addresses, "one leads")
+    for _ in range(2):
+        leader = release.holder(namespace)
+        until(lambda: reached() == [addresses[release.holder(namespace)]], "the Service leads to the leader alone")
+        release.stop(next(pod for pod in pods if pod.name == leader))
+        until(lambda: release.holder(namespace) not in ("", leader), "another leads", seconds=30)  # noqa: B023
+        until(lambda: reached() == [addresses[release.holder(namespace)]], "the Service leads to that one alone")
+    release.delete(*pods)
+    release.core.delete_node("node")
 
 
 def test_while_the_controller_is_away(cluster: Sandbox, release: Managed) -> None:
