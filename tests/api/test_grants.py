@@ -284,6 +284,17 @@ def test_while_the_controller_is_away(cluster: Sandbox, release: Managed) -> Non
     release.delete(*pods)
 
 
+def test_a_namespace_can_be_deleted(release: Managed) -> None:
+    """Neither the policies nor the controller's repairs hold that up."""
+    namespace = release.namespace()
+    pod = release.pod(namespace, "a", lock="endpointsleases")
+    release.start(pod)
+    until(lambda: release.holder(namespace) == "a", "it leads")
+    release.core.delete_namespace(namespace)
+    release.delete(pod)
+    until(lambda: namespace not in [one.metadata.name for one in release.core.list_namespace().items], "it is gone")
+
+
 def test_uninstall_leaves_what_running_pods_need(cluster: Sandbox, release: Managed) -> None:
     """The last test of this module: it takes the release away."""
     namespace, idle = release.namespace(), release.namespace()

@@ -48,6 +48,9 @@ _PAGE = 100
 _WATCH = 300
 """Seconds after which the API server is to end a watch, which is opened anew."""
 
+_QUIET = 90.0
+"""Seconds without a word, after which a watch is opened anew: the API server sends a bookmark about once a minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -201,12 +204,16 @@ class KubernetesObjects:
         path = f"{path}?{urlencode({**query, 'watch': 'true', 'timeoutSeconds': str(_WATCH)})}"
         try:
             async with asyncio.timeout(_CALL):
-                response = await self._exchange("GET", path, None, {}, aiohttp.ClientTimeout(total=_WATCH + _CALL))
+                response = await self._exchange(
+                    "GET", path, None, {}, aiohttp.ClientTimeout(total=_WATCH + _CALL, sock_read=_QUIET)
+                )
             try:
                 if response.status != 200:
                     raise _error(f"watch {kind.plural}", response.status, "")
-                async for line in response.content:
-                    yield _change(kind, line)
+                # Whether a quiet one is still connected is found out by opening it anew.
+                with contextlib.suppress(aiohttp.SocketTimeoutError):
+                    async for line in response.content:
+                        yield _change(kind, line)
             finally:
                 response.close()
         except (aiohttp.ClientError, client.ApiException, OSError, ValueError) as error:
