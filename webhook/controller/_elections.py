@@ -16,12 +16,14 @@ What = Literal["account", "kind"]
 class Election:
     """One election: its candidates by the names of their pods."""
 
-    __slots__ = ("candidates", "lingering")
+    __slots__ = ("candidates", "lingering", "longest_ttl")
 
     def __init__(self) -> None:
         self.candidates: dict[str, Candidate] = {}
         self.lingering: dict[tuple[What, str], float] = {}
         """What no candidate needs any more, and since when (local time)."""
+        self.longest_ttl = 0
+        """Of all candidates that it has had, in seconds."""
 
     @property
     def accounts(self) -> set[str]:
@@ -32,11 +34,6 @@ class Election:
     def kinds(self) -> set[str]:
         """The kinds of locks that its candidates use."""
         return {kind for one in self.candidates.values() for kind in one.kinds}
-
-    @property
-    def longest_ttl(self) -> int:
-        """Of its candidates, in seconds; of any candidate that there can be, when there is none."""
-        return max((one.ttl for one in self.candidates.values()), default=600)
 
     def keep(self, what: What, there: Iterable[str], now: float, grace: float) -> set[str]:
         """What is to have rights: what candidates need, and what of `there` (has them now) they needed until less than `grace`
@@ -89,6 +86,8 @@ class Elections:
             concerned.add(key)
         if new is not None:
             key = (namespace, new.election)
-            self.known(key).candidates[name] = new
+            election = self.known(key)
+            election.candidates[name] = new
+            election.longest_ttl = max(election.longest_ttl, new.ttl)
             concerned.add(key)
         return concerned

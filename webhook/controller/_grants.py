@@ -67,7 +67,7 @@ class Grants:
             # Whoever names an election so must not stand in the controller's.
             return self._tell_taken(key, LOCKS["endpoints"])
         election, now = self._elections.known(key), self._clock.now()
-        grace = max(self._grace, election.longest_ttl if election.candidates else 0)
+        grace = max(self._grace, election.longest_ttl)
         role, binding = self._roles.get(_rights(key)), self._bindings.get(_rights(key))
         created = {kind for kind, store in self._locks.items() if (lock := store.get(key)) is not None and lock.created}
         accounts = election.keep("account", (binding and binding.accounts) or (), now, grace)

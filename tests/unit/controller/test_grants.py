@@ -124,6 +124,12 @@ def test_the_grace_time_is_never_less_than_a_ttl() -> None:
             assert scene.rights[1] == ["default", "second"]
             await scene.after(300)
             assert scene.rights[1] == ["default"]
+            scene.objects.remove(PODS, NS, "a")
+            await settle()
+            await scene.after(GRACE + 1)
+            assert scene.rights[1] == ["default"]
+            await scene.after(300)
+            assert scene.rights[1] == []
 
     run(test)
 
