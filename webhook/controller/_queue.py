@@ -87,7 +87,7 @@ class WorkQueue(Generic[K]):
             self._failed()
             # A conflict says that somebody was faster: nothing to report.
             level = logging.INFO if isinstance(error, Conflict) else logging.WARNING
-            log.log(level, "%s: %s", key, error)
+            log.log(level, "%s: %s", "/".join(key) if isinstance(key, tuple) else key, error)
             return min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 16), _LONGEST_PAUSE)
         self._failures.pop(key, None)
         return again
