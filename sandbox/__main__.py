@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "up", help="start a control plane in the background (building it first, once) and say how to reach it"
     )
     up.add_argument("--name", default="default", help="which one, when several are to run side by side (default: %(default)s)")
+    up.add_argument("--node", action="store_true", help="with a node, in namespaces of its own, so that pods run (Linux, root)")
     up.add_argument("--audit", action="store_true", help="write an audit log")
     up.set_defaults(run=_up)
 
@@ -75,7 +76,7 @@ def _up(options: argparse.Namespace) -> int:
         print(f"{options.name!r} is already running")
         _say_how_to_reach(folder)
         return 0
-    sandbox = Sandbox.start(name=options.name, audit=options.audit, keep=True)
+    sandbox = Sandbox.start(name=options.name, node=options.node, audit=options.audit, keep=True)
     print(f"{options.name!r} is up, ready in {sandbox.ready_seconds:.1f} s; `{_command('down', options.name)}` ends it")
     _say_how_to_reach(folder)
     return 0

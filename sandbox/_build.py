@@ -102,8 +102,10 @@ def _build(recipe: Recipe, go: Path, folder: Path) -> None:
 
 
 def _lay_out(module: Module, go: Path, folder: Path, step: Step, env: dict[str, str]) -> None:
-    answer = run_showing(step, [str(go), "mod", "download", "-json", module.requires], cwd=folder, env=env)
-    theirs = Path(json.loads(answer)["GoMod"]).read_text()
+    theirs = ""
+    if module.requires is not None:
+        answer = run_showing(step, [str(go), "mod", "download", "-json", module.requires], cwd=folder, env=env)
+        theirs = Path(json.loads(answer)["GoMod"]).read_text()
     (folder / "go.mod").write_text(module.go_mod(theirs))
     if module.main_go is not None:
         (folder / "main.go").write_text(module.main_go)

@@ -48,23 +48,34 @@ class ControlPlane:
     PORTS = 3
     """How many ports it needs."""
 
-    def __init__(self, folder: Path, binaries: Path, ports: list[int], *, audit: bool) -> None:
-        """`ports`: `PORTS` of them, of 127.0.0.1, reserved for sharing (SO_REUSEPORT)."""
+    def __init__(
+        self, folder: Path, binaries: Path, ports: list[int], *, audit: bool, node_address: str | None = None, way_in: int = 0
+    ) -> None:
+        """`ports`: `PORTS` of them, of 127.0.0.1, reserved for sharing (SO_REUSEPORT).
+
+        `node_address`: in a network of its own, with a node, the API server's address there, and `way_in` the port of 127.0.0.1
+        that leads to it from outside.
+        """
         # Here, so that the keeper, which is part of this package, does not carry `cryptography` for as long as it lives.
         from sandbox._certificates import Authority, write_service_account_key
 
         self._folder = folder
         self._binaries = binaries
         self._ports = _Ports(*ports)
+        self._node_address = node_address
+        self._outer_port = way_in or self._ports.api_server
         self._audit = audit
         certificates = folder / "certificates"
         certificates.mkdir(mode=0o700)
         authority = Authority(certificates)
         self.ca_file = authority.pair.certificate
         self.admin = authority.client("admin", user="admin", group="system:masters")
+        self.authority = authority
         self._manager = authority.client("controller-manager", user="system:kube-controller-manager")
-        self._authority = authority.pair
-        self._server = authority.server("kube-apiserver", dns=_API_SERVER_NAMES, addresses=_API_SERVER_ADDRESSES)
+        own = [node_address] if node_address else []
+        self._server = authority.server("kube-apiserver", dns=_API_SERVER_NAMES, addresses=[*_API_SERVER_ADDRESSES, *own])
+        if node_address:
+            self._kubelets_client = authority.client("kubelet-client", user="kube-apiserver", group="system:masters")
         self._service_account_key = write_service_account_key(certificates)
         self._tls = ssl.create_default_context(cafile=str(self.ca_file))
         self._tls.load_cert_chain(self.admin.certificate, self.admin.key)
@@ -73,8 +84,18 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        """Where the API server listens."""
-        return f"https://127.0.0.1:{self._ports.api_server}"
+        """Where this machine reaches the API server."""
+        return f"https://127.0.0.1:{self._outer_port}"
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._ports.api_server
+
+    @property
+    def inner_url(self) -> str:
+        """Where the other parts reach it."""
+        return f"https://{self._node_address or '127.0.0.1'}:{self._ports.api_server}"
 
     def etcd(self) -> list[str]:
         """The command line of etcd."""
@@ -99,12 +120,8 @@ class ControlPlane:
         argv = [
             str(self._binaries / API_SERVER),
             f"--etcd-servers=http://127.0.0.1:{self._ports.etcd}",
-            "--bind-address=127.0.0.1",
             f"--secure-port={self._ports.api_server}",
             "--permit-port-sharing",
-            # Without these it looks for a route to the world, and fails where there is none; Endpoints refuse 127.0.0.1.
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",
             f"--tls-cert-file={self._server.certificate}",
             f"--tls-private-key-file={self._server.key}",
             f"--client-ca-file={self.ca_file}",
@@ -115,6 +132,21 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
         ]
+        if self._node_address:
+            argv += [
+                f"--advertise-address={self._node_address}",
+                f"--kubelet-client-certificate={self._kubelets_client.certificate}",
+                f"--kubelet-client-key={self._kubelets_client.key}",
+                "--kubelet-preferred-address-types=InternalIP",  # there is no name service
+                "--enable-admission-plugins=NodeRestriction",
+            ]
+        else:
+            argv += [
+                "--bind-address=127.0.0.1",
+                # Without these it looks for a route to the world, and fails where there is none; Endpoints refuse 127.0.0.1.
+                "--advertise-address=127.0.0.1",
+                "--endpoint-reconciler-type=none",
+            ]
         if self._audit:
             argv += [
                 f"--audit-log-path={self._folder / 'audit.log'}",
@@ -126,14 +158,14 @@ class ControlPlane:
     def controller_manager(self) -> list[str]:
         """The command line of kube-controller-manager, all its default controllers."""
         kubeconfig = self._folder / "controller-manager.kubeconfig"
-        _kubeconfig.with_certificate(kubeconfig, url=self.url, ca=self.ca_file, client=self._manager)
+        _kubeconfig.with_certificate(kubeconfig, url=self.inner_url, ca=self.ca_file, client=self._manager)
         return [
             str(self._binaries / CONTROLLER_MANAGER),
             f"--kubeconfig={kubeconfig}",
             f"--service-account-private-key-file={self._service_account_key}",
             f"--root-ca-file={self.ca_file}",
-            f"--cluster-signing-cert-file={self._authority.certificate}",
-            f"--cluster-signing-key-file={self._authority.key}",
+            f"--cluster-signing-cert-file={self.authority.pair.certificate}",
+            f"--cluster-signing-key-file={self.authority.pair.key}",
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--secure-port=0",
@@ -166,7 +198,7 @@ class ControlPlane:
             time.sleep(_POLL)
 
     def _status_of(self, path: str) -> int:
-        connection = http.client.HTTPSConnection("127.0.0.1", self._ports.api_server, timeout=5.0, context=self._tls)
+        connection = http.client.HTTPSConnection("127.0.0.1", self._outer_port, timeout=5.0, context=self._tls)
         try:
             connection.request("GET", path)
             return connection.getresponse().status

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sandbox import _cgroups
 from sandbox._errors import SandboxError
 
 __all__ = ["check_name", "create", "is_held", "leave_note", "remove", "root", "running", "sweep", "take_notes"]
@@ -130,6 +131,7 @@ def _sweep(top: Path) -> None:
         except (BlockingIOError, FileNotFoundError, NotADirectoryError):
             continue
         try:
+            _cgroups.remove(_cgroups.name_of(folder))
             folder.rename(trash := top / f"{_TRASH}{secrets.token_hex(8)}")
             shutil.rmtree(trash, ignore_errors=True)
         finally:

@@ -4,14 +4,16 @@
 It obeys JSON lines on its standard input and answers on its standard output; every request has an `id`, which its reply carries:
 
     {"do": "reserve", "count": N}                                -> {"ports": [...]}  ports of 127.0.0.1, kept until the end
-    {"do": "start", "name", "argv", "env", "cwd", "log", "essential"} -> {"pid": N}
+    {"do": "isolate"}                                            -> {"pid": N}         make namespaces (Linux, root)
+    {"do": "start", "name", "argv", "env", "cwd", "log", "essential", "inside"} -> {"pid": N}
     {"do": "signal", "pid", "signal"}                            -> {}
     {"do": "stop", "pid", "signal", "grace"}                     -> {"code": N}       once it has ended
     {"do": "keep"}                                               -> {}                go on without a caller
 
 A request that cannot be met is answered with `{"error": "..."}`. Unasked come `{"exit": {"name", "pid", "code"}}` and, last,
 `{"ended": "why"}`. When its input ends (its caller left, crashed or was killed), on SIGTERM, and when an essential program
-dies by itself, it stops everything and removes the folder.
+dies by itself, it stops everything and removes the folder. Programs started `inside` run in the namespaces made before, see
+`_namespaces`; all pids are this machine's.
 
 One thread only: the kernel ties the children's death to the thread that started them.
 """
@@ -19,6 +21,7 @@ One thread only: the kernel ties the children's death to the thread that started
 import contextlib
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -30,10 +33,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sandbox import _folders
+from sandbox import _cgroups, _folders
+from sandbox._namespaces import Namespaces, first_child_founds_processes
 from sandbox._process import adopt_orphans, children, dies_with_parent
 
 __all__ = ["main"]
+
+_ISOLATED_WITHIN = 20.0
+"""Seconds for new namespaces to be ready; it takes a fraction of one."""
 
 _GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL for the programs that are not essential, when everything ends."""
@@ -58,6 +65,7 @@ class _Keeper:
         self._folder = folder
         self._programs: dict[int, _Program] = {}
         self._ports: list[socket.socket] = []
+        self._namespaces: Namespaces | None = None
         self._kept = False
         self._output: int | None = sys.stdout.fileno()
         self._buffer = b""
@@ -75,6 +83,7 @@ class _Keeper:
         else:
             reason = "its caller is gone"
         self._stop_everything()
+        _cgroups.remove(_cgroups.name_of(self._folder))
         _folders.remove(self._folder)
         self._say({"ended": reason})
 
@@ -128,6 +137,8 @@ class _Keeper:
         match request["do"]:
             case "reserve":
                 return {"ports": [self._reserve() for _ in range(request["count"])]}
+            case "isolate":
+                return {"pid": self._isolate()}
             case "start":
                 return {"pid": self._start(request)}
             case "signal":
@@ -160,18 +171,47 @@ class _Keeper:
         port: int = holder.getsockname()[1]
         return port
 
+    def _isolate(self) -> int:
+        if self._namespaces is not None:
+            raise ValueError("there are namespaces already")
+        log = self._folder / "logs" / "namespaces.log"
+        with log.open("ab") as errors, first_child_founds_processes():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sandbox._namespaces", str(self._folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                process_group=0,
+                preexec_fn=self._dies_with_parent,
+            )
+        self._programs[process.pid] = _Program("namespaces", process, log, essential=True)
+        assert process.stdout is not None
+        with process.stdout as said:
+            ready, _, _ = select.select([said], [], [], _ISOLATED_WITHIN)
+            if not ready or said.readline() != b"ready\n":
+                raise ValueError(f"no namespaces could be made:\n{_tail(log)}")
+        self._namespaces = Namespaces(process.pid)
+        return process.pid
+
     def _start(self, request: dict[str, Any]) -> int:
         log = Path(request["log"])
-        with log.open("ab") as output:
+        cwd, prepare = request["cwd"], self._dies_with_parent
+        around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if request["inside"]:
+            if self._namespaces is None:
+                raise ValueError("there are no namespaces to start it in")
+            prepare = self._namespaces.entering(cwd, prepare)
+            around, cwd = self._namespaces.children_inside(), None
+        with log.open("ab") as output, around:
             process = subprocess.Popen(
                 request["argv"],
                 env=request["env"],
-                cwd=request["cwd"],
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
-                preexec_fn=self._dies_with_parent,
+                preexec_fn=prepare,
             )
         self._programs[process.pid] = _Program(request["name"], process, log, request["essential"])
         return process.pid

@@ -128,14 +128,33 @@ class KeeperClient:
         return reply
 
     def start(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str], *, cwd: Path, log: Path, essential: bool = False
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        cwd: Path,
+        log: Path,
+        essential: bool = False,
+        inside: bool = False,
     ) -> Program:
-        """Start a program; `SandboxError` when there is no such program or it cannot be started."""
+        """Start a program; `SandboxError` when there is no such program or it cannot be started.
+
+        `inside`: in the namespaces that `isolate` has made.
+        """
         _folders.check_name(name)
-        reply = self.request("start", name=name, argv=list(argv), env=dict(env), cwd=str(cwd), log=str(log), essential=essential)
+        where = {"cwd": str(cwd), "log": str(log), "inside": inside}
+        reply = self.request("start", name=name, argv=list(argv), env=dict(env), essential=essential, **where)
         with self._changed:
             self._pids.add(reply["pid"])
         return Program(self, name, reply["pid"], log)
+
+    def isolate(self) -> int:
+        """Make namespaces for programs to be started in, and return the pid of their first process.
+
+        `SandboxError` when there is no making them: it takes root and Linux.
+        """
+        return int(self.request("isolate")["pid"])
 
     def exit_code(self, pid: int) -> int | None:
         """How the program ended, as in `subprocess`; None while it runs. `SandboxError` when everything has ended before."""

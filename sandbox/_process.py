@@ -28,7 +28,8 @@ def dies_with_parent() -> Callable[[], None] | None:
 
     def prepare() -> None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the kernel knew
+        # 0: the parent lives outside of the child's process namespace, whose first process dies with it as well.
+        if os.getppid() not in (parent, 0):  # it died before the kernel knew
             os._exit(1)
 
     return prepare

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sandbox._versions import ETCD, HELM, KUBERNETES
+from sandbox._versions import CONTAINERD, ETCD, HELM, KUBERNETES
 
-__all__ = ["CHART_TOOLS", "CONTROL_PLANE", "Module", "Recipe"]
+__all__ = ["CHART_TOOLS", "CONTROL_PLANE", "NODE", "Module", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class Module:
     """A module made up for building: programs of other modules, in versions and with replacements that we state."""
 
     name: str
-    requires: str
-    """The module needed, `PATH@VERSION`."""
+    requires: str | None
+    """The module needed, `PATH@VERSION`; None when it needs the standard library only."""
     go_mod: Callable[[str], str]
-    """Makes our go.mod out of the needed module's own."""
+    """Makes our go.mod out of the needed module's own (`""` when there is none)."""
     main_go: str | None = None
 
 
@@ -63,6 +63,11 @@ def _helm_go_mod(theirs: str) -> str:
     return "\n".join(["module sandbox/helm", *settings, f"require helm.sh/helm/v4 {HELM}", ""])
 
 
+def _containerd_go_mod(theirs: str) -> str:
+    settings = re.findall(r"^go \S+$", theirs, re.MULTILINE)
+    return "\n".join(["module sandbox/containerd", *settings, f"require github.com/containerd/containerd/v2 {CONTAINERD}", ""])
+
+
 _ETCD_MAIN = """package main
 
 import (
@@ -74,8 +79,35 @@ import (
 func main() { etcdmain.Main(os.Args) }
 """
 
+# What holds a pod's network namespace: pid 1 of the pod's first container, so it also waits for orphans.
+_PAUSE_MAIN = """package main
+
+import (
+\t"os"
+\t"os/signal"
+\t"syscall"
+)
+
+func main() {
+\tsignals := make(chan os.Signal, 16)
+\tsignal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
+\tfor received := range signals {
+\t\tif received != syscall.SIGCHLD {
+\t\t\treturn
+\t\t}
+\t\tfor {
+\t\t\tif pid, _ := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 {
+\t\t\t\tbreak
+\t\t\t}
+\t\t}
+\t}
+}
+"""
+
 _ETCD = Module("etcd", f"go.etcd.io/etcd/server/v3@{ETCD}", _etcd_go_mod, _ETCD_MAIN)
 _KUBERNETES = Module("kubernetes", f"k8s.io/kubernetes@v{KUBERNETES}", _kubernetes_go_mod)
+_CONTAINERD = Module("containerd", f"github.com/containerd/containerd/v2@{CONTAINERD}", _containerd_go_mod)
+_PAUSE = Module("pause", None, lambda _: "module sandbox/pause\n\ngo 1.24\n", _PAUSE_MAIN)
 _HELM = Module("helm", f"helm.sh/helm/v4@{HELM}", _helm_go_mod)
 
 
@@ -96,6 +128,17 @@ CONTROL_PLANE = (
     _of_kubernetes("kube-apiserver"),
     _of_kubernetes("kube-controller-manager"),
 )
+
+NODE = (
+    *CONTROL_PLANE,
+    *(_of_kubernetes(name) for name in ("kube-scheduler", "kubelet", "kube-proxy", "kubectl")),
+    *(
+        Recipe(name, _CONTAINERD, f"github.com/containerd/containerd/v2/cmd/{name}", "-s -w")
+        for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+    ),
+    Recipe("pause", _PAUSE, ".", "-s -w"),
+)
+"""A control plane and a node, and what a person uses them with."""
 
 CHART_TOOLS = (Recipe("helm", _HELM, "helm.sh/helm/v4/cmd/helm", "-s -w"),)
 """What the tests of the chart need besides; built when they first run."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,23 @@ from signal import SIGKILL, SIGTERM
 from types import TracebackType
 from typing import Any, Self
 
-from sandbox import _folders, _kubeconfig
+from sandbox import _folders, _kubeconfig, _packages
 from sandbox._build import binaries
 from sandbox._control_plane import API_SERVER, CONTROLLER_MANAGER, ETCD, ControlPlane
 from sandbox._errors import SandboxError
 from sandbox._keeper_client import KeeperClient, Program
+from sandbox._namespaces import NODE_ADDRESS
+from sandbox._node import CONTAINERD, KUBE_PROXY, KUBELET, PAUSE_IMAGE, SCHEDULER, Node
+from sandbox._pause import write_pause_image
+from sandbox._recipes import CONTROL_PLANE, NODE
 
 __all__ = ["STATE_FILE", "Sandbox"]
 
 STATE_FILE = "sandbox.json"
 """In a sandbox's folder once it is ready: what `status` shows."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+_POLL = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,14 @@ class _HowToStart:
     env: dict[str, str]
     cwd: Path
     essential: bool
+    inside: bool
 
 
 class Sandbox:
     """A running control plane: etcd, kube-apiserver and kube-controller-manager, on ports of 127.0.0.1 of its own.
+
+    With a node (`start(node=True)`; root on Linux), all of it runs in namespaces of its own, with containerd, kubelet,
+    kube-proxy and kube-scheduler: pods run, Services lead to them. From here its API server is reached on 127.0.0.1 too.
 
     It ends, leaving neither process nor folder, with `close` (or the `with` block), and also when this process ends in whatever
     way, unless it is kept. When a part of it dies by itself, everything ends, and the next call raises `SandboxError` saying why.
@@ -43,6 +55,7 @@ class Sandbox:
         self._keeper = keeper
         self._programs: dict[str, tuple[Program, _HowToStart]] = {}
         self._api: Any = None
+        self._node: Node | None = None
         self.name = folder.name
         self.directory = folder
         """Scratch that goes away with the sandbox."""
@@ -56,14 +69,20 @@ class Sandbox:
         """How long it took from the start to a cluster that takes pods, builds not counted."""
 
     @classmethod
-    def start(cls, *, name: str | None = None, audit: bool = False, keep: bool = False, timeout: float = 60.0) -> "Sandbox":
+    def start(
+        cls, *, name: str | None = None, node: bool = False, audit: bool = False, keep: bool = False, timeout: float = 60.0
+    ) -> "Sandbox":
         """Start a sandbox and return it when it takes pods: the API server is ready, `default` has its ServiceAccount.
 
         Builds the binaries first when there are none, which takes minutes. `name`: for `status` and `down`; made up when None.
+        `node`: with a node, and returned when that is ready; Debian packages that it needs are installed first.
         `audit`: write an audit log (level Metadata, JSON lines) to `directory / "audit.log"`. `keep`: see `keep`. `timeout`:
         seconds for all but the build. `SandboxError` when there is no building or starting it.
         """
-        found = binaries()
+        if node:
+            _packages.check_root("a node")
+            _packages.ensure(_packages.FOR_A_NODE, "a node")
+        found = binaries(NODE if node else CONTROL_PLANE)
         began = time.monotonic()
         folder, lock = _folders.create(name)
         try:
@@ -72,7 +91,7 @@ class Sandbox:
             _folders.remove(folder)
             raise
         try:
-            sandbox._bring_up(found, audit=audit, deadline=began + timeout)
+            sandbox._bring_up(found, node=node, audit=audit, deadline=began + timeout)
             sandbox.ready_seconds = time.monotonic() - began
             sandbox._write_state()
             if keep:
@@ -111,15 +130,23 @@ class Sandbox:
 
     # Programs
 
-    def run(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Program:
+    def run(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        inside: bool = False,
+    ) -> Program:
         """Start a program that ends with the sandbox at the latest, in a process group of its own, with no input.
 
         `name`: a-z, 0-9 and '-'; free again once the program has ended. `env`: its whole environment, this process' when None;
-        `cwd` likewise. Its output goes to `Program.log`. `SandboxError` when it cannot be started, or one of that name runs.
+        `cwd` likewise. `inside`: on the node, where pods and Services can be reached. Its output goes to `Program.log`. `SandboxError` when it cannot be started, or one of that name runs.
         """
         if name in self._programs and self._programs[name][0].running:
             raise SandboxError(f"program {name!r} is already running with pid {self._programs[name][0].pid}")
-        how = _HowToStart(list(argv), dict(os.environ if env is None else env), cwd or Path.cwd(), essential=False)
+        how = _HowToStart(list(argv), dict(os.environ if env is None else env), cwd or Path.cwd(), essential=False, inside=inside)
         return self._start(name, how)
 
     def program(self, name: str) -> Program:
@@ -142,6 +169,21 @@ class Sandbox:
         if how.essential and self.program(ETCD).running and self.program(API_SERVER).running:
             self._plane.wait_until_serving(check=self.check, deadline=time.monotonic() + timeout)
         return again
+
+    # The node
+
+    @property
+    def node(self) -> Node:
+        """The node's files. `SandboxError` when this sandbox has none."""
+        if self._node is None:
+            raise SandboxError("this sandbox has no node")
+        return self._node
+
+    def load_images(self, archive: Path, *, timeout: float = 300.0) -> None:
+        """Put the images of an archive (docker or OCI) on the node, under the names that they have in it."""
+        loading = self.run("load-images", self.node.load(archive), env=self.node.environment, cwd=self.directory, inside=True)
+        if loading.wait(timeout) != 0:
+            raise SandboxError(f"{archive} could not be loaded:\n{loading.log.read_text()[-2000:]}")
 
     # Clients
 
@@ -190,25 +232,55 @@ class Sandbox:
 
     # Inside
 
-    def _bring_up(self, found: Path, *, audit: bool, deadline: float) -> None:
+    def _bring_up(self, found: Path, *, node: bool, audit: bool, deadline: float) -> None:
         (self.directory / "logs").mkdir()
-        ports = self._keeper.request("reserve", count=ControlPlane.PORTS)["ports"]
-        self._plane = plane = ControlPlane(self.directory, found, ports, audit=audit)
+        ports = self._keeper.request("reserve", count=ControlPlane.PORTS + node)["ports"]
+        self._plane = plane = ControlPlane(
+            self.directory,
+            found,
+            ports[: ControlPlane.PORTS],
+            audit=audit,
+            node_address=NODE_ADDRESS if node else None,
+            way_in=ports[-1] if node else 0,
+        )
         self.url, self.ca_file = plane.url, plane.ca_file
         _kubeconfig.with_certificate(self.kubeconfig, url=plane.url, ca=plane.ca_file, client=plane.admin)
+        if node:
+            first = self._keeper.isolate()
+            self._node = Node(self.directory, found, plane)
+            way_in = [sys.executable, "-m", "sandbox._forward", *map(str, (ports[-1], first, NODE_ADDRESS, plane.port))]
+            self._start("way-in", _HowToStart(way_in, dict(os.environ), _ROOT, essential=True, inside=False))
         self._start_part(ETCD, plane.etcd())
         self._start_part(API_SERVER, plane.api_server())
         plane.wait_until_serving(check=self.check, deadline=deadline)
         # Not before: it gives up when it finds no API server for ten seconds.
         self._start_part(CONTROLLER_MANAGER, plane.controller_manager())
+        if self._node is not None:
+            self._bring_up_node(self._node, found, deadline)
         plane.wait_until_ready(check=self.check, deadline=deadline)
 
+    def _bring_up_node(self, node: Node, found: Path, deadline: float) -> None:
+        self._start_part(SCHEDULER, node.scheduler())
+        self._start_part(CONTAINERD, node.containerd())
+        self._start_part(KUBE_PROXY, node.kube_proxy())
+        while self.run("containerd-ready", node.images(), env=node.environment, cwd=self.directory, inside=True).wait(5.0) != 0:
+            self.check()
+            if time.monotonic() > deadline:
+                raise SandboxError(f"containerd does not serve in time: {self.program(CONTAINERD).log.read_text()[-2000:]}")
+            time.sleep(_POLL)
+        self.load_images(write_pause_image(found / "pause", PAUSE_IMAGE, self.directory / "pause.tar"))
+        self._start_part(KUBELET, node.kubelet())
+        node.wait_until_ready(self.api, check=self.check, deadline=deadline)
+
     def _start_part(self, name: str, argv: list[str]) -> None:
-        self._start(name, _HowToStart(argv, _bare_environment(self.directory), self.directory, essential=True))
+        # The caller's proxies, tracing and Go settings are none of the cluster's business.
+        env = _bare_environment(self.directory) if self._node is None else self._node.environment
+        self._start(name, _HowToStart(argv, env, self.directory, essential=True, inside=self._node is not None))
 
     def _start(self, name: str, how: _HowToStart) -> Program:
         logs = self.directory / "logs"
-        program = self._keeper.start(name, how.argv, how.env, cwd=how.cwd, log=logs / f"{name}.log", essential=how.essential)
+        log = logs / f"{name}.log"
+        program = self._keeper.start(name, how.argv, how.env, cwd=how.cwd, log=log, essential=how.essential, inside=how.inside)
         self._programs[name] = (program, how)
         return program
 
@@ -229,5 +301,4 @@ class Sandbox:
 
 
 def _bare_environment(home: Path) -> dict[str, str]:
-    # The caller's proxies, tracing and Go settings are none of the control plane's business.
     return {"PATH": os.defpath, "HOME": str(home), "TMPDIR": str(home)}

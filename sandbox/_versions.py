@@ -1,11 +1,12 @@
-"""What the control plane is made of. A change here is a new folder in the cache, and a new build."""
+"""What the control plane and the node are made of. A change here is a new folder in the cache, and a new build."""
 
 import re
 
-__all__ = ["ETCD", "GO_AT_LEAST", "HELM", "KUBERNETES", "parse_go_version"]
+__all__ = ["CONTAINERD", "ETCD", "GO_AT_LEAST", "HELM", "KUBERNETES", "parse_go_version"]
 
 KUBERNETES = "1.36.3"
 ETCD = "v3.6.7"
+CONTAINERD = "v2.4.2"
 HELM = "v4.3.1"
 
 GO_AT_LEAST = (1, 26)
