@@ -19,10 +19,11 @@ from sandbox._progress import Step, say
 from sandbox._recipes import CONTROL_PLANE, Module, Recipe
 from sandbox._versions import ETCD, KUBERNETES
 
-__all__ = ["ASSETS_VARIABLE", "binaries", "cache_folder"]
+__all__ = ["ASSETS_VARIABLE", "PARTIAL", "binaries", "cache_folder", "clean", "one_at_a_time"]
 
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
-_PARTIAL = "partial-"
+PARTIAL = "partial-"
+"""What is not complete yet begins with this, and is thrown away by the next build when it was left behind."""
 
 
 def cache_folder() -> Path:
@@ -47,11 +48,11 @@ def binaries(recipes: Sequence[Recipe] = CONTROL_PLANE) -> Path:
     folder = cache_folder() / "bin" / f"kubernetes-{KUBERNETES}-etcd-{ETCD}"
     if _missing(folder, recipes):
         folder.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(cache_folder()):
+        with one_at_a_time(cache_folder()):
             for recipe in (missing := _missing(folder, recipes)):
                 if recipe is missing[0]:
                     say(f"building {_names(missing)} into {folder}: about 5 minutes on 2 cores, once")
-                    _clean(cache_folder(), folder)
+                    clean(cache_folder(), folder)
                     go = find_go(cache_folder())
                 _build(recipe, go, folder)
     return folder
@@ -66,7 +67,8 @@ def _names(recipes: Sequence[Recipe]) -> str:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(cache: Path) -> Iterator[None]:
+def one_at_a_time(cache: Path) -> Iterator[None]:
+    """Wait until nobody else builds into that cache, and keep others from it meanwhile."""
     with (cache / "build.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,9 +78,9 @@ def _one_at_a_time(cache: Path) -> Iterator[None]:
         yield
 
 
-def _clean(cache: Path, folder: Path) -> None:
+def clean(cache: Path, folder: Path) -> None:
     """Remove what builds that were killed have left; only under the lock."""
-    for leftover in [*cache.glob(f"{_PARTIAL}*"), *folder.glob(f"{_PARTIAL}*")]:
+    for leftover in [*cache.glob(f"{PARTIAL}*"), *folder.glob(f"{PARTIAL}*")]:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -86,9 +88,9 @@ def _clean(cache: Path, folder: Path) -> None:
 
 
 def _build(recipe: Recipe, go: Path, folder: Path) -> None:
-    partial = folder / f"{_PARTIAL}{recipe.name}"
+    partial = folder / f"{PARTIAL}{recipe.name}"
     env = go_environment()
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=_PARTIAL) as temporary:
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=PARTIAL) as temporary:
         module = Path(temporary)
         try:
             with Step(f"building {recipe.name}") as step:

@@ -143,8 +143,8 @@ class KeeperClient:
         `inside`: in the namespaces that `isolate` has made.
         """
         _folders.check_name(name)
-        where = {"cwd": str(cwd), "log": str(log), "inside": inside}
-        reply = self.request("start", name=name, argv=list(argv), env=dict(env), essential=essential, **where)
+        request: dict[str, Any] = {"name": name, "argv": list(argv), "env": dict(env), "cwd": str(cwd), "log": str(log)}
+        reply = self.request("start", **request, essential=essential, inside=inside)
         with self._changed:
             self._pids.add(reply["pid"])
         return Program(self, name, reply["pid"], log)

@@ -14,7 +14,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["NODE_ADDRESS", "POD_ADDRESSES", "Namespaces", "enter_network_of", "first_child_founds_processes", "main"]
+__all__ = [
+    "NODE_ADDRESS",
+    "POD_ADDRESSES",
+    "Namespaces",
+    "enter_network_of",
+    "first_child_founds_processes",
+    "main",
+    "network_of",
+]
 
 NODE_ADDRESS = "10.201.0.1"
 """The node's own address; like those of pods, nobody outside of the namespace knows it."""
@@ -35,7 +43,7 @@ _KERNEL_SETTINGS = {
     "kernel/keys/root_maxkeys": 1_000_000,
     "kernel/keys/root_maxbytes": 25_000_000,
 }
-"""What a kubelet sets for the whole machine. Inside it finds them set, in files of the sandbox, and the machine's stay as they are."""
+"""What a kubelet sets for the whole machine. Inside it finds them set, in files of the sandbox; the machine's stay as is."""
 
 _PRIVATE_FOLDERS = ("/run", "/var/lib", "/var/log", "/opt", "/etc/cni")
 """Where a node's programs leave things whatever they are told: inside, these are layers over the machine's."""
@@ -84,6 +92,20 @@ def first_child_founds_processes() -> Iterator[None]:
             yield
         finally:
             _set_namespace(own, _CLONE_NEWPID)
+    finally:
+        os.close(own)
+
+
+@contextlib.contextmanager
+def network_of(pid: int) -> Iterator[None]:
+    """Sockets that this thread makes meanwhile belong to that process' network, for as long as they live."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        enter_network_of(pid)
+        try:
+            yield
+        finally:
+            _set_namespace(own, _CLONE_NEWNET)
     finally:
         os.close(own)
 

@@ -107,6 +107,10 @@ sandbox = "{PAUSE_IMAGE}"
         """The command line that puts the images of an archive (docker or OCI) where the kubelet finds them."""
         return [*self._ctr(), "images", "import", str(archive)]
 
+    def tag(self, image: str, name: str) -> list[str]:
+        """The command line that gives an image there another name."""
+        return [*self._ctr(), "images", "tag", image, name]
+
     def images(self) -> list[str]:
         """The command line that lists the images there are; it succeeds once containerd serves."""
         return [*self._ctr(), "images", "list", "--quiet"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from sandbox._build import binaries
 from sandbox._control_plane import API_SERVER, CONTROLLER_MANAGER, ETCD, ControlPlane
 from sandbox._errors import SandboxError
 from sandbox._keeper_client import KeeperClient, Program
-from sandbox._namespaces import NODE_ADDRESS
+from sandbox._namespaces import NODE_ADDRESS, network_of
 from sandbox._node import CONTAINERD, KUBE_PROXY, KUBELET, PAUSE_IMAGE, SCHEDULER, Node
 from sandbox._pause import write_pause_image
 from sandbox._recipes import CONTROL_PLANE, NODE
@@ -56,6 +57,7 @@ class Sandbox:
         self._programs: dict[str, tuple[Program, _HowToStart]] = {}
         self._api: Any = None
         self._node: Node | None = None
+        self._first_process = 0
         self.name = folder.name
         self.directory = folder
         """Scratch that goes away with the sandbox."""
@@ -142,7 +144,8 @@ class Sandbox:
         """Start a program that ends with the sandbox at the latest, in a process group of its own, with no input.
 
         `name`: a-z, 0-9 and '-'; free again once the program has ended. `env`: its whole environment, this process' when None;
-        `cwd` likewise. `inside`: on the node, where pods and Services can be reached. Its output goes to `Program.log`. `SandboxError` when it cannot be started, or one of that name runs.
+        `cwd` likewise. `inside`: on the node, where pods and Services can be reached. Its output goes to `Program.log`.
+        `SandboxError` when it cannot be started, or one of that name runs.
         """
         if name in self._programs and self._programs[name][0].running:
             raise SandboxError(f"program {name!r} is already running with pid {self._programs[name][0].pid}")
@@ -179,11 +182,28 @@ class Sandbox:
             raise SandboxError("this sandbox has no node")
         return self._node
 
-    def load_images(self, archive: Path, *, timeout: float = 300.0) -> None:
-        """Put the images of an archive (docker or OCI) on the node, under the names that they have in it."""
-        loading = self.run("load-images", self.node.load(archive), env=self.node.environment, cwd=self.directory, inside=True)
-        if loading.wait(timeout) != 0:
-            raise SandboxError(f"{archive} could not be loaded:\n{loading.log.read_text()[-2000:]}")
+    def connect(self, host: str, port: int, *, timeout: float) -> socket.socket:
+        """A TCP connection from the node to a pod or Service. `OSError` as for any; `timeout`: seconds, for all that is done on it."""
+        with network_of(self._first_process):
+            connection = socket.socket()
+        try:
+            connection.settimeout(timeout)
+            connection.connect((host, port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def load_images(self, archive: Path, *names: str, timeout: float = 300.0) -> None:
+        """Put the images of an archive (docker or OCI) on the node, under the names that they have in it.
+
+        Of several `names` the first is one of these, and the others are given to the same image.
+        """
+        commands = [self.node.load(archive), *(self.node.tag(names[0], name) for name in names[1:])]
+        for command in commands:
+            loading = self.run("load-images", command, env=self.node.environment, cwd=self.directory, inside=True)
+            if loading.wait(timeout) != 0:
+                raise SandboxError(f"{archive} could not be loaded:\n{loading.log.read_text()[-2000:]}")
 
     # Clients
 
@@ -246,7 +266,7 @@ class Sandbox:
         self.url, self.ca_file = plane.url, plane.ca_file
         _kubeconfig.with_certificate(self.kubeconfig, url=plane.url, ca=plane.ca_file, client=plane.admin)
         if node:
-            first = self._keeper.isolate()
+            self._first_process = first = self._keeper.isolate()
             self._node = Node(self.directory, found, plane)
             way_in = [sys.executable, "-m", "sandbox._forward", *map(str, (ports[-1], first, NODE_ADDRESS, plane.port))]
             self._start("way-in", _HowToStart(way_in, dict(os.environ), _ROOT, essential=True, inside=False))

@@ -9,7 +9,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from sandbox._build import _one_at_a_time, cache_folder
+from sandbox._build import one_at_a_time, cache_folder
 from sandbox._go import find_go, go_environment, run_showing
 from sandbox._progress import Step
 
@@ -32,7 +32,7 @@ def candidate(lock: str) -> Path:
     binary = cache / "bin" / f"client-go-{_key()}" / lock
     if not _is_there(binary):
         binary.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(cache):
+        with one_at_a_time(cache):
             if not _is_there(binary):  # somebody else may have built it while we waited
                 _build(lock, module, binary, cache)
     return binary
