@@ -56,7 +56,7 @@ def _debian(*packages: str) -> str:
 RUNTIMES = {
     "scripts": Runtime(
         ("docker.io/library/node:22-slim", "docker.io/library/python:3.13-slim", "docker.io/library/busybox:1.37"),
-        _debian("nodejs", "python3", "busybox"),
+        _debian("nodejs", "python3", "busybox") + "RUN busybox --install -s /usr/local/bin\n",
     ),
     "java": Runtime(("docker.io/library/eclipse-temurin:21",), _debian("openjdk-21-jdk-headless")),
     # The Go that the sandbox is built with, and the part of the standard library that a server needs, compiled.

@@ -183,7 +183,7 @@ class Sandbox:
         return self._node
 
     def connect(self, host: str, port: int, *, timeout: float) -> socket.socket:
-        """A TCP connection from the node to a pod or Service. `OSError` as for any; `timeout`: seconds, for all that is done on it."""
+        """A TCP connection from the node to a pod or Service; `timeout`: seconds, for each thing done on it. Raises `OSError`."""
         with network_of(self._first_process):
             connection = socket.socket()
         try:

@@ -9,7 +9,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from sandbox._build import one_at_a_time, cache_folder
+from sandbox._build import cache_folder, one_at_a_time
 from sandbox._go import find_go, go_environment, run_showing
 from sandbox._progress import Step
 
