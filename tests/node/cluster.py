@@ -20,7 +20,18 @@ from sandbox._recipes import NODE
 from tests.api.electors import until
 from tests.chart.helm import CHART, helm
 
-__all__ = ["APPS", "NAMESPACES", "NODE_IMAGE", "PYTHON_IMAGE", "SHELL_IMAGE", "Cluster", "Failed", "deployment", "pod_spec"]
+__all__ = [
+    "APPS",
+    "NAMESPACES",
+    "NODE_IMAGE",
+    "PYTHON_IMAGE",
+    "RELEASE",
+    "SHELL_IMAGE",
+    "Cluster",
+    "Failed",
+    "deployment",
+    "pod_spec",
+]
 
 RELEASE = "leader-election"
 NAMESPACES = [f"test-{number:02}" for number in range(1, 51)]

@@ -12,15 +12,17 @@ from typing import Any
 
 from tests.node.cluster import APPS, Cluster
 
-__all__ = ["Change", "Observer"]
+__all__ = ["Change", "Observer", "Reign"]
 
 _PAUSE = 0.01
 """Seconds between two questions to one pod."""
 _DISCOVER = 0.1
+_ANSWER = 1.0
+"""Seconds to wait for an answer: a pod that is gone gives none, not even a refusal."""
 
 
 @dataclass(frozen=True)
-class _Reign:
+class Reign:
     """A time in which every answer of one pod was that it leads; by this machine's monotonic clock."""
 
     pod: str
@@ -55,8 +57,8 @@ class Observer:
         self._port = port
         self._stop = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
-        self._reigns: list[_Reign] = []
-        self._open: dict[str, _Reign] = {}
+        self._reigns: list[Reign] = []
+        self._open: dict[str, Reign] = {}
         self._last_answer: dict[str, float] = {}
         self._lock = threading.Lock()
         self._discovering = threading.Thread(target=self._discover, daemon=True)
@@ -84,14 +86,14 @@ class Observer:
     def leaders(self) -> list[str]:
         """Who has led, in order, without repetitions."""
         names: list[str] = []
-        for reign in self._all():
+        for reign in self.reigns:
             if not names or names[-1] != reign.pod:
                 names.append(reign.pod)
         return names
 
     def check(self) -> None:
         """There never were two, and a later leader had a higher token."""
-        reigns = self._all()
+        reigns = self.reigns
         assert reigns, f"nobody ever led, in {self.asked} answers"
         for before, after in itertools.pairwise(reigns):
             if before.pod != after.pod:
@@ -102,7 +104,7 @@ class Observer:
 
     def changes(self) -> list[Change]:
         """All changes of leader, in order."""
-        reigns = self._all()
+        reigns = self.reigns
         return [
             Change(
                 before.pod,
@@ -116,10 +118,12 @@ class Observer:
 
     def leaderless(self) -> list[float]:
         """Seconds of each time without a leader, between the first and the last one."""
-        reigns = self._all()
+        reigns = self.reigns
         return [after.first - before.last for before, after in itertools.pairwise(reigns)]
 
-    def _all(self) -> list[_Reign]:
+    @property
+    def reigns(self) -> list[Reign]:
+        """Who led when, in order."""
         with self._lock:
             return sorted((*self._reigns, *self._open.values()), key=lambda reign: reign.first)
 
@@ -138,8 +142,7 @@ class Observer:
             asked = time.monotonic()
             body: dict[str, Any] = {"leading": False}
             with suppress(OSError, ValueError):
-                # Long enough that a pod which is frozen for a while keeps its place.
-                body = json.loads(self._cluster.get(address, self._port, "/v1/leader", timeout=30.0)[1])
+                body = json.loads(self._cluster.get(address, self._port, "/v1/leader", timeout=_ANSWER)[1])
             self._note(pod, asked, time.monotonic(), body)
 
     def _note(self, pod: str, asked: float, received: float, body: dict[str, Any]) -> None:
@@ -151,9 +154,9 @@ class Observer:
             if body["leading"]:
                 if former is None or former.token != body["token"]:
                     self._close(pod)
-                    self._open[pod] = _Reign(pod, body["token"], received, asked)
+                    self._open[pod] = Reign(pod, body["token"], received, asked)
                 else:
-                    self._open[pod] = _Reign(pod, former.token, former.first, asked)
+                    self._open[pod] = Reign(pod, former.token, former.first, asked)
             else:
                 self._close(pod)
 
