@@ -28,6 +28,10 @@ NODE_ADDRESS = "10.201.0.1"
 """The node's own address; like those of pods, nobody outside of the namespace knows it."""
 POD_ADDRESSES = "10.202.0.0/16"
 
+MEMORY = "memory"
+"""The folder, in a sandbox's, that is a file system in memory: seen inside only, where layers can be kept on it whatever the
+machine's disk is like, and gone in an instant, however many files the images on it had."""
+
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
@@ -143,10 +147,11 @@ def _set_up_mounts(folder: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         file.write_text(f"{value}\n")
         _mount(str(file), f"/proc/sys/{name}", flags=_MS_BIND)
-    layers = folder / "layers"
+    memory = folder / MEMORY
+    memory.mkdir()
+    _mount("tmpfs", str(memory), "tmpfs", options="mode=700")
+    layers = memory / "layers"
     layers.mkdir()
-    # On a tmpfs, since the folder may itself be on a file system that layers cannot be kept on.
-    _mount("tmpfs", str(layers), "tmpfs", options="mode=700")
     for number, place in enumerate(_PRIVATE_FOLDERS):
         if not Path(place).is_dir() or folder.is_relative_to(place):
             continue

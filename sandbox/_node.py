@@ -9,7 +9,7 @@ from typing import Any
 from sandbox import _cgroups, _kubeconfig
 from sandbox._control_plane import ControlPlane
 from sandbox._errors import SandboxError
-from sandbox._namespaces import NODE_ADDRESS, POD_ADDRESSES
+from sandbox._namespaces import MEMORY, NODE_ADDRESS, POD_ADDRESSES
 from sandbox._packages import search_path
 
 __all__ = ["CONTAINERD", "KUBELET", "KUBE_PROXY", "NODE_NAME", "PAUSE_IMAGE", "SCHEDULER", "Node"]
@@ -32,6 +32,7 @@ class Node:
 
     def __init__(self, folder: Path, binaries: Path, plane: ControlPlane) -> None:
         self._folder = folder / "node"
+        self._memory = folder / MEMORY
         self._binaries = binaries
         self._plane = plane
         self._cgroup = _cgroups.name_of(folder)
@@ -61,8 +62,8 @@ class Node:
         file = self._folder / "containerd.toml"
         file.write_text(
             f"""version = 3
-root = "{self._folder}/containerd"
-state = "{self._folder}/containerd-state"
+root = "{self._memory}/containerd"
+state = "{self._memory}/containerd-state"
 [grpc]
 address = "{self.containerd_socket}"
 [plugins."io.containerd.cri.v1.runtime"]
@@ -105,7 +106,7 @@ sandbox = "{PAUSE_IMAGE}"
 
     def load(self, archive: Path) -> list[str]:
         """The command line that puts the images of an archive (docker or OCI) where the kubelet finds them."""
-        return [*self._ctr(), "images", "import", str(archive)]
+        return [*self._ctr(), "images", "import", "--local", "--discard-unpacked-layers", str(archive)]
 
     def tag(self, image: str, name: str) -> list[str]:
         """The command line that gives an image there another name."""

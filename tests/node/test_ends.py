@@ -91,9 +91,9 @@ class End:
 
     def __str__(self) -> str:
         return (
-            f"told to end; {self.application - self.told:.3f} s later the application ends; {self.released - self.application:.3f} s"
-            f" after that the lock is released; {self.taken - self.released:.3f} s after that it is taken, and another one says"
-            f" that it leads {self.led - self.application:.3f} s after the application's end"
+            f"application: {self.application - self.told:.3f} s after SIGTERM; lock released: "
+            f"{self.released - self.application:.3f} s after that; taken: {self.taken - self.released:.3f} s after that;"
+            f" another one says that it leads: {self.led - self.application:.3f} s after the application's end"
         )
 
 
