@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help demo demo-down test test-long lint simulate images bench-elector bench-webhook bench-controller setup clean
+.PHONY: help demo demo-down test test-long test-node lint simulate images bench-elector bench-webhook bench-controller setup clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,8 @@ help:  ## this list
 
 setup: .venv/.ready  ## the virtual environment, with all that is in uv.lock
 
-demo: setup  ## the whole way on a real API server: annotation, injected electors, fail-over (KEEP=1 leaves it running)
-	@$(BIN)/python -m sandbox demo $(if $(KEEP),--keep)
+demo: setup  ## annotation, injected electors, fail-over (KEEP=1 leaves it running; NODE=1, as root, on a real node)
+	@$(BIN)/python -m sandbox demo $(if $(NODE),--node) $(if $(KEEP),--keep)
 
 demo-down: setup  ## end what `make demo KEEP=1` left running
 	@$(BIN)/python -m sandbox down --name demo
@@ -35,12 +35,17 @@ demo-down: setup  ## end what `make demo KEEP=1` left running
 test: setup lint  ## unit tests, simulation, and the tests on a real API server
 	@$(BIN)/python -m sandbox build
 	$(BIN)/python -m pytest -m "not long" tests/simulation  # runs on all cores by itself
-	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --durations=10 --ignore=tests/simulation tests
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --durations=10 --ignore=tests/simulation --ignore=tests/node tests
 
 test-long: setup  ## what takes minutes: 5,000 simulated seeds, broken elections, client-go as an opponent, the chart
 	@$(BIN)/python -m sandbox build
 	@$(BIN)/python -c "from sandbox._build import binaries; from sandbox._recipes import CHART_TOOLS; binaries(CHART_TOOLS)"
-	$(BIN)/python -m pytest -m long --durations=10 tests
+	$(BIN)/python -m pytest -m long --durations=10 --ignore=tests/node tests
+
+test-node: setup  ## on a real node, with the images and the chart: as root on Linux (15 minutes)
+	@if test "$$(uname -s) $$(id -u)" = "Linux 0"; then \
+	  $(BIN)/python -m pytest -rsP --durations=10 tests/node; \
+	else echo "make: tests/node skipped: a node needs Linux and root"; fi
 
 lint: setup  ## style, types and the import contract
 	$(BIN)/ruff check

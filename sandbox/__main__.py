@@ -1,4 +1,4 @@
-"""`python -m sandbox up|down|status|build|demo`."""
+"""`python -m sandbox up|down|status|images|build|demo`."""
 
 import argparse
 import contextlib
@@ -13,6 +13,7 @@ from pathlib import Path
 from sandbox import _folders
 from sandbox._build import binaries
 from sandbox._errors import SandboxError
+from sandbox._loading import load_into
 from sandbox._sandbox import STATE_FILE, Sandbox
 
 __all__ = ["main"]
@@ -61,7 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="only build the programs that a control plane needs")
     build.set_defaults(run=_build)
 
+    images = commands.add_parser(
+        "images", help="build this checkout's images, and a stand-in for a public one, and put them on a running node"
+    )
+    images.add_argument("--name", default="default", help="which sandbox (default: %(default)s)")
+    images.add_argument(
+        "--runtime", choices=("scripts", "java", "go"), default="scripts", help="which stand-in (default: %(default)s)"
+    )
+    images.set_defaults(run=_images)
+
     demo = commands.add_parser("demo", help="show the whole way: annotation, admission, injected electors, fail-over")
+    demo.add_argument("--node", action="store_true", help="on a real node, from the images and the chart (Linux, root)")
     demo.add_argument("--keep", action="store_true", help="leave everything running afterwards, and say what to try")
     demo.set_defaults(run=_demo)
 
@@ -141,7 +152,26 @@ def _build(_: argparse.Namespace) -> int:
     return 0
 
 
+def _images(options: argparse.Namespace) -> int:
+    folder = _folders.root() / _folders.check_name(options.name)
+    if folder not in _folders.running():
+        raise SandboxError(f"{options.name!r} is not running: `{_command('up', options.name)} --node` starts it")
+    from sandbox import _images
+
+    for archive in _images.project_images():
+        load_into(folder / STATE_FILE, archive)
+    runtime = _images.RUNTIMES[options.runtime]
+    load_into(folder / STATE_FILE, _images.runtime_image(options.runtime), *runtime.names)
+    for name in (*(f"{_images.REPOSITORY}-{image}:{_images.TAG}" for image in ("elector", "webhook")), *runtime.names):
+        print(name)
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
+    if options.node:
+        from sandbox.node_demo import run_node_demo
+
+        return run_node_demo(keep=options.keep)
     from sandbox.demo import run_demo
 
     return run_demo(keep=options.keep)

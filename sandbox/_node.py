@@ -45,6 +45,11 @@ class Node:
         """For all parts: containerd looks for its shim, and that for runc, on PATH."""
         return {"PATH": f"{self._binaries}:{search_path()}", "HOME": str(self._folder), "TMPDIR": str(self._folder)}
 
+    @property
+    def ctr(self) -> list[str]:
+        """The beginning of each command line for containerd."""
+        return [str(self._binaries / "ctr"), f"--address={self.containerd_socket}", "--namespace=k8s.io"]
+
     def scheduler(self) -> list[str]:
         """The command line of kube-scheduler."""
         return [
@@ -104,17 +109,9 @@ sandbox = "{PAUSE_IMAGE}"
             "--conntrack-min=0",
         ]
 
-    def load(self, archive: Path) -> list[str]:
-        """The command line that puts the images of an archive (docker or OCI) where the kubelet finds them."""
-        return [*self._ctr(), "images", "import", "--local", "--discard-unpacked-layers", str(archive)]
-
-    def tag(self, image: str, name: str) -> list[str]:
-        """The command line that gives an image there another name."""
-        return [*self._ctr(), "images", "tag", image, name]
-
     def images(self) -> list[str]:
         """The command line that lists the images there are; it succeeds once containerd serves."""
-        return [*self._ctr(), "images", "list", "--quiet"]
+        return [*self.ctr, "images", "list", "--quiet"]
 
     def wait_until_ready(self, api: Any, *, check: Callable[[], None], deadline: float) -> None:
         """Wait until the node is ready and the API server's Service has been set up on it."""
@@ -131,9 +128,6 @@ sandbox = "{PAUSE_IMAGE}"
                 said = conditions[0].message if conditions else "it has not registered"
                 raise SandboxError(f"the node is not ready in time: {said}")
             time.sleep(_POLL)
-
-    def _ctr(self) -> list[str]:
-        return [str(self._binaries / "ctr"), f"--address={self.containerd_socket}", "--namespace=k8s.io"]
 
     def _kubeconfig_for(self, part: str, user: str, group: str | None = None) -> Path:
         client = self._plane.authority.client(part, user=user, group=group)

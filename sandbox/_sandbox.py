@@ -18,6 +18,7 @@ from sandbox._build import binaries
 from sandbox._control_plane import API_SERVER, CONTROLLER_MANAGER, ETCD, ControlPlane
 from sandbox._errors import SandboxError
 from sandbox._keeper_client import KeeperClient, Program
+from sandbox._loading import commands
 from sandbox._namespaces import NODE_ADDRESS, network_of
 from sandbox._node import CONTAINERD, KUBE_PROXY, KUBELET, PAUSE_IMAGE, SCHEDULER, Node
 from sandbox._pause import write_pause_image
@@ -199,8 +200,7 @@ class Sandbox:
 
         Of several `names` the first is one of these, and the others are given to the same image.
         """
-        commands = [self.node.load(archive), *(self.node.tag(names[0], name) for name in names[1:])]
-        for command in commands:
+        for command in commands(self.node.ctr, archive, names):
             loading = self.run("load-images", command, env=self.node.environment, cwd=self.directory, inside=True)
             if loading.wait(timeout) != 0:
                 raise SandboxError(f"{archive} could not be loaded:\n{loading.log.read_text()[-2000:]}")
@@ -310,13 +310,19 @@ class Sandbox:
         return self._programs[name]
 
     def _write_state(self) -> None:
-        state = {
+        state: dict[str, Any] = {
             "kubeconfig": str(self.kubeconfig),
             "url": self.url,
             "keeper": self.keeper_pid,
             "ready_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "ready_seconds": round(self.ready_seconds, 2),
         }
+        if self._node is not None:
+            state["node"] = {
+                "first_process": self._first_process,
+                "ctr": self._node.ctr,
+                "environment": self._node.environment,
+            }
         (self.directory / STATE_FILE).write_text(json.dumps(state))
 
 

@@ -25,7 +25,7 @@ from sandbox._sandbox import Sandbox
 from sandbox._screen import Leaders, say
 from sandbox.injection import start_webhook
 
-__all__ = ["NAME", "run_demo"]
+__all__ = ["NAME", "interruptible", "run_demo"]
 
 NAME = "demo"
 """Of the kept sandbox, for `status` and `down`; the namespace and the election have it too."""
@@ -60,7 +60,7 @@ class Candidate:
 
 def run_demo(*, keep: bool) -> int:
     """Run the demo; with `keep` it leaves everything running. Raises `SandboxError` when anything in it fails."""
-    with _interruptible(), contextlib.ExitStack() as stack:
+    with interruptible(), contextlib.ExitStack() as stack:
         say(f"Starting a real Kubernetes API server{'' if keep else ', which goes away with this demo'}.")
         sandbox = stack.enter_context(Sandbox.start(name=NAME if keep else None))
         alive = stack.enter_context(_Watched(sandbox))
@@ -309,7 +309,7 @@ def _command(what: str, command: str) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP clean up as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:

@@ -9,18 +9,22 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox import Sandbox, binaries
-from sandbox._images import project_images, runtime_image
+from sandbox._images import RUNTIMES, project_images, runtime_image
 from sandbox._recipes import CHART_TOOLS, NODE
 from tests.node.cluster import NAMESPACES, Cluster
+
+_TIMEOUT = 300
+"""Seconds for a test; whoever comes first waits for the node, too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without root there is no node. `make test-node` says so before; whoever is root gets no excuse."""
-    if sys.platform == "linux" and os.geteuid() == 0:
-        return
+    possible = sys.platform == "linux" and os.geteuid() == 0
     for item in items:
         if "tests/node/" in item.nodeid:
-            item.add_marker(pytest.mark.skip(reason="a node needs Linux and root"))
+            item.add_marker(pytest.mark.timeout(_TIMEOUT))
+            if not possible:
+                item.add_marker(pytest.mark.skip(reason="a node needs Linux and root"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -34,7 +38,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         binaries(NODE)
         binaries(CHART_TOOLS)
         project_images()
-        runtime_image("scripts")
+        for runtime in RUNTIMES:
+            runtime_image(runtime)
 
 
 @pytest.fixture(scope="session")

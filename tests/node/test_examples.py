@@ -31,7 +31,6 @@ def test_every_example_is_tested() -> None:
     assert {file.stem for file in EXAMPLES.iterdir()} == {*PROGRAMS, "service"}
 
 
-@pytest.mark.timeout(600)  # the first time, its runtime is made
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_pods_of_an_example_agree(cluster: Cluster, namespace: str, name: str) -> None:
     file = EXAMPLES / f"{name}.yaml"
