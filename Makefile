@@ -44,7 +44,7 @@ test-long: setup  ## what takes minutes: 5,000 simulated seeds, broken elections
 
 test-node: setup  ## on a real node, with the images and the chart: as root on Linux (15 minutes)
 	@if test "$$(uname -s) $$(id -u)" = "Linux 0"; then \
-	  $(BIN)/python -m pytest -rsP --durations=10 tests/node; \
+	  $(BIN)/python -m pytest -raP --durations=10 tests/node; \
 	else echo "make: tests/node skipped: a node needs Linux and root"; fi
 
 lint: setup  ## style, types and the import contract

@@ -14,6 +14,7 @@ from sandbox import _folders
 from sandbox._build import binaries
 from sandbox._errors import SandboxError
 from sandbox._loading import load_into
+from sandbox._recipes import CHART_TOOLS, NODE
 from sandbox._sandbox import STATE_FILE, Sandbox
 
 __all__ = ["main"]
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
 
     build = commands.add_parser("build", help="only build the programs that a control plane needs")
+    build.add_argument("--node", action="store_true", help="and those of a node, and helm")
     build.set_defaults(run=_build)
 
     images = commands.add_parser(
@@ -147,8 +149,10 @@ def _status(_: argparse.Namespace) -> int:
     return 0
 
 
-def _build(_: argparse.Namespace) -> int:
+def _build(options: argparse.Namespace) -> int:
     print(f"the control plane's programs are in {binaries()}")
+    if options.node:
+        print(f"the node's, kubectl and helm are in {binaries((*NODE, *CHART_TOOLS))}")
     return 0
 
 

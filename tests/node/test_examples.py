@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import yaml
 
-from sandbox._images import RUNTIMES
+from sandbox._images import REPOSITORY, RUNTIMES, TAG
 from tests.api.electors import ROOT, until
-from tests.node.cluster import Cluster
+from tests.chart.helm import CHART, HelmFailed
+from tests.node.cluster import RELEASE, Cluster
 
 EXAMPLES = ROOT / "examples"
+MANAGED = [f"--set=image.repository={REPOSITORY}", f"--set=image.tag={TAG}", "--set=rbac.mode=managed"]
 PROGRAMS = {"node": "scripts", "python": "scripts", "shell": "scripts", "go": "go", "java": "java"}
 """The runtime that each example needs, in place of the public image that it names."""
 
@@ -53,14 +55,19 @@ def test_the_pods_of_an_example_agree(cluster: Cluster, namespace: str, name: st
 
 
 @pytest.fixture
-def labels_are_written() -> None:
-    """The Service needs the label that the controller writes, in the versions that have it."""
-    controller = ROOT / "webhook" / "controller"
-    if not any("leader-election/leader" in file.read_text() for file in Path(controller).rglob("*.py")):
-        pytest.skip("the controller of this version does not label leaders yet")
+def labelled_leaders(cluster: Cluster) -> Iterator[None]:
+    """A release whose controller keeps the label on leaders: it does with `rbac.mode: managed`, in the versions that have it."""
+    try:
+        cluster.helm("upgrade", RELEASE, str(CHART), "--reset-values", *MANAGED, "--wait", "--timeout=90s")
+    except HelmFailed as error:
+        if "does not have yet" not in str(error):
+            raise
+        pytest.skip("this version has no rbac.mode managed, with which the controller labels leaders")
+    yield
+    cluster.helm("rollback", RELEASE, "--wait", "--timeout=90s")
 
 
-@pytest.mark.usefixtures("labels_are_written")
+@pytest.mark.usefixtures("labelled_leaders")
 def test_the_service_leads_to_the_leader(cluster: Cluster, namespace: str) -> None:
     for example in ("node", "service"):
         cluster.kubectl("--namespace", namespace, "apply", "-f", str(EXAMPLES / f"{example}.yaml"))
