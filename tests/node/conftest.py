@@ -62,4 +62,5 @@ def namespace(cluster: Cluster, _namespaces: Iterator[str]) -> Iterator[str]:
     """A namespace of the test's own, whose `default` service account may stand for election; emptied afterwards."""
     name = next(_namespaces)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    # The namespace itself stays: the release has Roles in it.
+    cluster.kubectl("--namespace", name, "delete", "all,poddisruptionbudgets,resourcequotas", "--all", "--wait=false")
