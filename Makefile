@@ -42,7 +42,6 @@ test-long: setup  ## what takes minutes: 5,000 simulated seeds, broken elections
 	@$(BIN)/python -c "from sandbox._build import binaries; from sandbox._recipes import CHART_TOOLS; binaries(CHART_TOOLS)"
 	$(BIN)/python -m pytest -m long --durations=10 --ignore=tests/node tests
 
-.PHONY: test-node
 test-node: setup  ## on a real node, with the images and the chart: as root on Linux (15 minutes)
 	@if test "$$(uname -s) $$(id -u)" = "Linux 0"; then \
 	  $(BIN)/python -m pytest -raP --durations=10 tests/node; \
