@@ -9,7 +9,7 @@ import yaml
 
 from sandbox._images import REPOSITORY, RUNTIMES, TAG
 from tests.api.electors import ROOT, until
-from tests.chart.helm import CHART, HelmFailed
+from tests.chart.helm import CHART
 from tests.node.cluster import RELEASE, Cluster
 
 EXAMPLES = ROOT / "examples"
@@ -56,13 +56,8 @@ def test_the_pods_of_an_example_agree(cluster: Cluster, namespace: str, name: st
 
 @pytest.fixture
 def labelled_leaders(cluster: Cluster) -> Iterator[None]:
-    """A release whose controller keeps the label on leaders: it does with `rbac.mode: managed`, in the versions that have it."""
-    try:
-        cluster.helm("upgrade", RELEASE, str(CHART), "--reset-values", *MANAGED, "--wait", "--timeout=90s")
-    except HelmFailed as error:
-        if "does not have yet" not in str(error):
-            raise
-        pytest.skip("this version has no rbac.mode managed, with which the controller labels leaders")
+    """A release whose controller gives the rights, and keeps the label on leaders."""
+    cluster.helm("upgrade", RELEASE, str(CHART), "--reset-values", *MANAGED, "--wait", "--timeout=90s")
     yield
     cluster.helm("rollback", RELEASE, "--wait", "--timeout=90s")
 
