@@ -123,7 +123,7 @@ class Observer:
         self._unanswered = [one for one in self._unanswered if one is not write and one.may_still_land(state)]
         if write is not None and write.holds:
             self._may_have_predecessor = False
-        if not first and not self.rewound and _same_record(before, state):
+        if not first and not self.rewound and self._is_unchanged(before, state):
             return
         self.seen_at = at
         self.ours = write if write is not None and write.holds else None
@@ -144,6 +144,19 @@ class Observer:
         self.free_at = max(self.free_at, at + max(stated, self._former, self._ttl))
         self._former = stated
 
+    def _is_unchanged(self, before: LockState | None, state: LockState | None) -> bool:
+        """Whether nobody can have held the lock between the two states.
+
+        Every acquisition raises the token, and no two records of candidates read the same. Where nothing of that is left, as in
+        a lock whose record somebody removes again and again, only an object that was not touched at all shows it.
+        """
+        if before is None or state is None:
+            return before is state
+        if (before.uid, before.text, before.instance, before.token) != (state.uid, state.text, state.instance, state.token):
+            return False
+        says_something = state.record is not None and state.record.holder != ""
+        return says_something or self.sight is not Sight.UNKNOWN or before.version == state.version
+
     def _own_write(self, state: LockState | None) -> Write | None:
         """The write of this process that stands in `state`, be it confirmed or still unanswered."""
         if state is None:
@@ -155,12 +168,6 @@ class Observer:
         """Remember the shortest lease of others that differs from ours, for as long as this process runs (rule 2)."""
         if lease != lease_seconds(self._ttl) and (self.odd_lease is None or lease < self.odd_lease):
             self.odd_lease = lease
-
-
-def _same_record(before: LockState | None, state: LockState | None) -> bool:
-    if before is None or state is None:
-        return before is state
-    return (before.uid, before.text, before.instance) == (state.uid, state.text, state.instance)
 
 
 def _went_back(before: LockState | None, state: LockState | None) -> bool:

@@ -121,8 +121,8 @@ MUTANTS = (
             ("_lockview.py", "        if state.version == base.version:\n", "        if False:\n"),
             (
                 "_observer.py",
-                "and _same_record(before, state):\n            return\n",
-                "and _same_record(before, state):\n"
+                "and self._is_unchanged(before, state):\n            return\n",
+                "and self._is_unchanged(before, state):\n"
                 "            self.ours = write if write is not None and write.holds else self.ours\n"
                 "            return\n",
             ),

@@ -119,6 +119,14 @@ def test_a_change_of_the_instance_alone_is_a_change() -> None:
     assert watching.free_at == 14.0
 
 
+def test_a_change_of_the_token_alone_is_a_change() -> None:
+    # Somebody acquired the lock in between, and then a stranger wrote the same record over it a second time.
+    watching = observer()
+    watching.saw(state(record("stranger"), 1, token=3), 0.0)
+    watching.saw(state(record("stranger"), 9, token=7), 8.0)
+    assert watching.free_at == 18.0
+
+
 def test_a_new_holder_without_a_release_is_waited_for_as_long_as_the_former_stated() -> None:
     watching = observer()
     watching.saw(state(record("pod-b", 60), 1), 0.0)
@@ -195,6 +203,24 @@ def test_the_placeholder_is_nobody_and_waited_out() -> None:
     watching.saw(None, 0.0)
     watching.saw(state(record(PLACEHOLDER), 1), 1.0)
     assert (watching.sight, watching.holder, watching.free_at) == (Sight.UNKNOWN, "", 11.0)
+
+
+@pytest.mark.parametrize("what", [None, "garbage", "{}", '{"holderIdentity":7}'])
+def test_what_says_nothing_has_to_stand_still_as_a_whole(what: str | None) -> None:
+    # Somebody may have acquired the lock between two looks, and lost the record in the same way again.
+    watching = observer()
+    watching.saw(state(what, 1), 0.0)
+    watching.saw(state(what, 1), 5.0)
+    assert watching.free_at == 10.0
+    watching.saw(state(what, 2), 8.0)
+    assert watching.free_at == 18.0
+
+
+def test_the_placeholder_may_be_touched_by_others() -> None:
+    watching = observer()
+    watching.saw(state(record(PLACEHOLDER), 1), 0.0)
+    watching.saw(state(record(PLACEHOLDER), 2), 8.0)
+    assert watching.free_at == 10.0
 
 
 def test_still_missing_does_not_start_the_time_anew() -> None:
