@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import SandboxError, _cgroups, _folders, _images
+from sandbox import SandboxError, _cgroups, _folders, _images, _packages
 from sandbox._keeper_client import KeeperClient
 from sandbox._loading import commands, load_into
 from sandbox._pause import write_pause_image
@@ -123,3 +123,43 @@ def test_who_may_not_make_namespaces_is_told_so(tmp_path: Path, monkeypatch: pyt
             keeper.isolate()
     finally:
         keeper.close()
+
+
+FAKE_APT = """#!/bin/sh
+echo "$@" >> {said}
+case "$*" in
+    *install*) printf '#!/bin/sh\n' > {tools}/runc; chmod +x {tools}/runc;;
+esac
+exit {code}
+"""
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a stand-in for `apt-get`, whose arguments are then in the file `said`, among the few programs there are."""
+    (tmp_path / "apt-get").write_text(FAKE_APT.format(said=tmp_path / "said", tools=tmp_path, code=0))
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setattr(_packages, "search_path", lambda: f"{tmp_path}:/bin")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return tmp_path
+
+
+def test_root_gets_what_is_missing_installed(apt: Path) -> None:
+    needed = {f"{apt}/runc": "runc", "sh": "dash"}
+    _packages.ensure(needed, "a node")
+    update, install = (apt / "said").read_text().splitlines()
+    assert update == "update"
+    assert install.endswith("--no-install-recommends install runc")
+    _packages.ensure(needed, "a node")
+    assert (apt / "said").read_text().count("install") == 2, "nothing is installed twice"
+
+
+def test_what_cannot_be_installed_is_named(apt: Path) -> None:
+    (apt / "apt-get").write_text(FAKE_APT.format(said=apt / "said", tools=apt, code=100))
+    with pytest.raises(SandboxError, match=r"^a node needs runc, which could not be installed"):
+        _packages.ensure({f"{apt}/runc": "runc"}, "a node")
+
+
+def test_a_package_that_does_not_bring_it_is_named(apt: Path) -> None:
+    with pytest.raises(SandboxError, match=rf"^a node needs {apt}/other, which other did not bring"):
+        _packages.ensure({f"{apt}/other": "other"}, "a node")
