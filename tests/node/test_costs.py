@@ -11,7 +11,7 @@ from tests.node.cluster import Cluster, deployment, pod_spec
 MEMORY_LIMIT = 64 << 20
 """Bytes: the chart's `elector.resources.limits.memory`."""
 ROUNDS = 5
-SERIES = 3
+SERIES = 4
 """As many series at most: what else this machine does in one of them is not the elector's cost."""
 START_UP = 1.5
 """Seconds that an annotated pod may take longer to be ready than a plain one; held by the medians of a series."""
