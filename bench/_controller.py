@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPSConnection
 from pathlib import Path
 from ssl import SSLContext, create_default_context
@@ -20,7 +21,7 @@ from tests.chart.release import Release
 from webhook._inject import inject
 from webhook._settings import InjectionSettings
 
-__all__ = ["RECORD", "Api", "Controller", "pod_body", "wait"]
+__all__ = ["RECORD", "Api", "Controller", "Labelled", "pod_body", "wait"]
 
 Json = dict[str, Any]
 
@@ -63,8 +64,40 @@ class Api:
             raise RuntimeError(f"{method} {path}: {status} {answer.get('message')}")
         return answer
 
+    def watch(self, path: str, selector: str) -> Iterator[Json]:
+        """The events of a watch, from what there is now, until the connection is closed."""
+        self._connection.request("GET", f"{path}?watch=true&labelSelector={selector}", headers=self._headers)
+        answer = self._connection.getresponse()
+        while line := answer.readline():
+            yield json.loads(line)
+
     def names(self, path: str, selector: str) -> list[str]:
         return [one["metadata"]["name"] for one in self.must("GET", f"{path}?labelSelector={selector}")["items"]]
+
+
+class Labelled:
+    """Which pods of an election have the leader's label, by a watch: a list would wait for the API server's cache."""
+
+    def __init__(self, sandbox: Sandbox, namespace: str, selector: str) -> None:
+        self.names: set[str] = set()
+        self._api = Api(sandbox)
+        self._changed = threading.Condition()
+        events = self._api.watch(f"/api/v1/namespaces/{namespace}/pods", selector)
+        threading.Thread(target=self._follow, args=(events,), daemon=True).start()
+
+    def wait_for(self, name: str) -> None:
+        """Return once that pod has the label, and no other one."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.names == {name}, _WITHIN):
+                raise TimeoutError("waited in vain")
+
+    def _follow(self, events: Iterator[Json]) -> None:
+        for event in events:
+            metadata = event["object"]["metadata"]
+            leads = event["type"] != "DELETED" and metadata.get("labels", {}).get("leader-election/leader") == "true"
+            with self._changed:
+                self.names = self.names | {metadata["name"]} if leads else self.names - {metadata["name"]}
+                self._changed.notify_all()
 
 
 def pod_body(name: str, election: str) -> Json:

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from bench._controller import RECORD, Api, Controller, pod_body, wait
+from bench._controller import RECORD, Api, Controller, Labelled, pod_body, wait
 from sandbox import Sandbox
 
 __all__ = ["main"]
@@ -141,7 +141,7 @@ def _labels(sandbox: Sandbox, controller: Controller, changes: int, what: str, *
         controller.api.must("POST", "/api/v1/namespaces/one/pods", body)
     path = f"/api/v1/namespaces/one/endpoints/{election}"
     wait(lambda: controller.api.send("GET", path)[0] == 200)
-    selector = f"election={election},leader-election/leader=true"
+    labelled = Labelled(sandbox, "one", f"election={election}")
     stop = threading.Event()
     written = [0]
     renewing = [
@@ -155,7 +155,7 @@ def _labels(sandbox: Sandbox, controller: Controller, changes: int, what: str, *
         leader = pods[number % len(pods)]
         sent = time.perf_counter()
         _hold(controller.api, path, leader, number)
-        wait(lambda leader=leader: controller.api.names("/api/v1/namespaces/one/pods", selector) == [leader])  # type: ignore[misc]
+        labelled.wait_for(leader)
         taken.append(time.perf_counter() - sent)
         time.sleep(0.05)
     elapsed = time.perf_counter() - began
