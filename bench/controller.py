@@ -13,6 +13,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -45,7 +47,7 @@ def main() -> int:
         _first(controller)
         _memory(controller, "one election")
         _single(sandbox, controller, options.single)
-        _labels(sandbox, controller, options.single, "alone", renewals=False)
+        _labels(sandbox, controller, options.single, "alone")
         controller.stop()
         elections = _create(controller, options.elections, options.pods)
         _cold(controller, elections, "nothing there yet")
@@ -53,8 +55,8 @@ def main() -> int:
         controller.stop()
         _cold(controller, elections, "all there")
         _memory(controller, "the same, after a restart")
-        _labels(sandbox, controller, options.single, f"beside {len(elections)} elections", renewals=False)
-        _labels(sandbox, controller, options.single, f"beside {len(elections)} elections that renew", renewals=True)
+        _labels(sandbox, controller, options.single, f"beside {len(elections)} elections")
+        _labels(sandbox, controller, options.single, f"beside {len(elections)} elections that renew", elections)
         _memory(controller, "after that")
         controller.stop()
     return 0
@@ -131,7 +133,7 @@ def _memory(controller: Controller, what: str) -> None:
     print(f"memory, {what}: {now:.0f} MB resident, {most:.0f} MB at most (wanted: under 120 MB)\n", flush=True)
 
 
-def _labels(sandbox: Sandbox, controller: Controller, changes: int, what: str, *, renewals: bool) -> None:
+def _labels(sandbox: Sandbox, controller: Controller, changes: int, what: str, renewing: Sequence[tuple[str, str]] = ()) -> None:
     """From before the record names another leader until the pod has the label, and no other one has."""
     election = f"labels-{time.monotonic_ns()}.leader"
     pods = [f"l{time.monotonic_ns()}-{number}" for number in range(3)]
@@ -144,10 +146,11 @@ def _labels(sandbox: Sandbox, controller: Controller, changes: int, what: str, *
     labelled = Labelled(sandbox, "one", f"election={election}")
     stop = threading.Event()
     written = [0]
-    renewing = [
-        threading.Thread(target=_renew, args=(sandbox, stop, written, part)) for part in range(_RENEWERS if renewals else 0)
+    threads = [
+        threading.Thread(target=_renew, args=(sandbox, stop, written, renewing[part::_RENEWERS]))
+        for part in range(_RENEWERS if renewing else 0)
     ]
-    for thread in renewing:
+    for thread in threads:
         thread.start()
     cpu, began = controller.cpu(), time.perf_counter()
     taken = []
@@ -161,9 +164,9 @@ def _labels(sandbox: Sandbox, controller: Controller, changes: int, what: str, *
     elapsed = time.perf_counter() - began
     used = 100 * (controller.cpu() - cpu) / elapsed
     stop.set()
-    for thread in renewing:
+    for thread in threads:
         thread.join()
-    if renewals:
+    if renewing:
         what += f" ({written[0] / elapsed:.0f} renewals a second)"
     _row(f"label after a change of leader, {what}; the controller uses {used:.0f} % of a core", taken, "100 ms at the median")
 
@@ -181,16 +184,14 @@ def _hold(api: Api, path: str, leader: str, number: int) -> None:
     api.must("PATCH", path, body, "application/merge-patch+json")
 
 
-def _renew(sandbox: Sandbox, stop: threading.Event, written: list[int], part: int) -> None:
+def _renew(sandbox: Sandbox, stop: threading.Event, written: list[int], elections: Sequence[tuple[str, str]]) -> None:
     """As the leaders of a part of the elections do, evenly."""
     api = Api(sandbox)
-    began, count = time.perf_counter(), 0
-    while not stop.is_set():
-        number = count * _RENEWERS + part
-        namespace = f"many-{number % _NAMESPACES}"
-        path = f"/api/v1/namespaces/{namespace}/endpoints/election-{number % 1000}.leader"
-        _hold(api, path, f"pod-{number % 1000}-0", number)
-        count += 1
+    began = time.perf_counter()
+    for count, (namespace, election) in enumerate(cycle(elections), 1):
+        if stop.is_set():
+            return
+        _hold(api, f"/api/v1/namespaces/{namespace}/endpoints/{election}", "nobody", count)
         written[0] += 1
         stop.wait(max(0.0, began + count * _RENEWERS / _RENEWALS - time.perf_counter()))
 
