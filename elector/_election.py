@@ -370,6 +370,9 @@ class Election:
         if view is self._guard:
             return
         observer, led = view.observer, self._leads(self._clock.now())
+        if observer.from_predecessor:
+            # Its application goes on, and may have been told a moment ago by the process before us that it leads.
+            self._given_until = max(self._given_until, self._clock.now() + max(self.timing.renew_deadline, self.timing.belief))
         if view.sight is Sight.OURS:
             assert observer.ours is not None
             if self._renewed_at() > _NEVER:

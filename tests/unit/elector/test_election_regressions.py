@@ -128,3 +128,18 @@ def test_a_predecessor_that_led_for_less_than_a_second_is_followed_at_once(stage
     after = stage.candidate("pod-a", instance="uid-1/elector", ttl=30.0)
     stage.run(0.4)
     assert after.leads()
+
+
+def test_a_successor_keeps_the_lock_as_long_as_its_predecessor_may_be_believed(stage: Stage) -> None:
+    """The application beside it goes on, with what it was told before the restart."""
+    former = stage.leader("pod-a", instance="uid-1/elector")
+    stage.run(3.0)
+    former.kill()
+    after = stage.candidate("pod-a", instance="uid-1/elector")
+    stage.run(3.2)
+    assert after.leads()
+    after.do(after.election.terminate)
+    stage.run(7.9)
+    assert stage.record["holderIdentity"] == "pod-a"
+    stage.run(8.5)
+    assert stage.record["holderIdentity"] == ""
