@@ -136,5 +136,4 @@ MUTANTS = (
     # for what is stated and no longer, as client-go does.
     Mutant("duration rounded down", (("_record.py", "math.ceil(ttl)", "int(ttl)"), _WAIT)),
     Mutant("a lock is created free", (("_election.py", "Record(PLACEHOLDER, ", 'Record("", '),)),
-    Mutant("the wait is only what the record states", (_WAIT,)),
 )
