@@ -5,12 +5,9 @@ client-go's candidates are programs of our own (`candidate/`), v0.22 on Endpoint
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import cycle
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Any
@@ -19,7 +16,7 @@ import kubernetes.client
 import pytest
 
 from sandbox import Sandbox
-from tests.api.electors import ROOT, clean_environment, until
+from tests.api.electors import until
 from tests.interop.candidates import LOCKS
 from tests.interop.contenders import LEASE, Contender, Observer, Ours, Theirs
 
@@ -35,17 +32,9 @@ CRASHED = LEASE + 2.5
 Stand = Callable[[type[Contender], str], Contender]
 
 
-@cache
-def elector_help() -> str:
-    how = [sys.executable, "-m", "elector", "--help"]
-    return subprocess.run(how, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True).stdout
-
-
 @pytest.fixture(params=LOCKS)
 def lock(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
-    if kind != "endpoints" and "--lock" not in elector_help():
-        pytest.skip(f"this elector has no --lock yet, so it cannot stand on {kind}")
     return kind
 
 
