@@ -18,8 +18,9 @@ import kubernetes.client
 
 from bench._elector_http import Connection, fetch
 from sandbox import Program, Sandbox
-from tests.api.electors import RECORD, ROOT, clean_environment, free_port, make_free_lock
+from tests.api.electors import RECORD, ROOT, clean_environment, make_free_lock
 from tests.interop.candidates import candidate
+from tests.ports import free_port
 
 __all__ = ["OURS", "RIVAL", "SETTLE", "TTL", "Candidate", "Group", "Setup", "named_in"]
 

@@ -20,6 +20,7 @@ from typing import Any
 import kubernetes.client
 
 from sandbox import Program, Sandbox
+from tests.ports import free_port
 
 __all__ = [
     "ROOT",
@@ -28,7 +29,6 @@ __all__ = [
     "Relay",
     "Witness",
     "clean_environment",
-    "free_port",
     "lock_of",
     "make_free_lock",
     "until",
@@ -45,12 +45,6 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> float:
         assert time.monotonic() - began < seconds, f"waited {seconds:g} s in vain until {what}"
         time.sleep(0.01)
     return time.monotonic() - began
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 def clean_environment(**more: str) -> dict[str, str]:

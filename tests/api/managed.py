@@ -16,8 +16,9 @@ from kubernetes.client import ApiException
 
 from sandbox import Program, Sandbox
 from sandbox.kubelet import prepare
-from tests.api.electors import RECORD, ROOT, clean_environment, free_port
+from tests.api.electors import RECORD, ROOT, clean_environment
 from tests.chart.release import Kubelet, Release, until
+from tests.ports import free_port
 
 __all__ = ["Managed", "Pod", "client_of", "managed"]
 
@@ -178,6 +179,19 @@ class Managed:
             one.metadata.name
             for one in self.core.list_namespaced_pod(namespace, label_selector="leader-election/leader=true").items
         ]
+
+    def until_rights(self, *pods: Pod) -> None:
+        """Wait until the API server lets the pods use their locks: it knows a RoleBinding a moment after it has stored it."""
+        groups = {"endpoints": "", "leases": "coordination.k8s.io"}
+        for pod in pods:
+            annotations, client = pod.stored["metadata"]["annotations"], self.client(pod)
+            name, lock = annotations["leader-election/name"], annotations.get("leader-election/lock", "endpoints")
+
+            def may(pod: Pod = pod, client: Any = client, name: str = name, lock: str = lock) -> bool:
+                kinds = [kind for kind in groups if kind in lock]
+                return all(self.may(client, "update", kind, pod.namespace, name, groups[kind]) for kind in kinds)
+
+            until(may, f"{pod.name} may use its lock")
 
     def events(self, namespace: str, reason: str) -> list[Json]:
         """Events with that reason, as core/v1 has them."""

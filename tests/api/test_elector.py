@@ -18,7 +18,8 @@ import pytest
 
 from sandbox import Program, Sandbox
 from sandbox.kubelet import prepare
-from tests.api.electors import ROOT, Elector, Relay, Witness, clean_environment, free_port, lock_of, make_free_lock, until
+from tests.api.electors import ROOT, Elector, Relay, Witness, clean_environment, lock_of, make_free_lock, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.api
 

@@ -14,7 +14,8 @@ import kubernetes.client
 import pytest
 
 from sandbox import Sandbox
-from tests.api.electors import Elector, Witness, free_port, lock_of, make_free_lock, until
+from tests.api.electors import Elector, Witness, lock_of, make_free_lock, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.api
 

@@ -6,7 +6,6 @@ Between the API server and the webhook stands a recorder, so that the AdmissionR
 import base64
 import http.client
 import json
-import socket
 import ssl
 import sys
 import threading
@@ -29,6 +28,7 @@ from kubernetes.client import ApiException
 from sandbox import Program, Sandbox
 from sandbox.injection import IMAGE, registration, start_webhook, stop_webhook
 from sandbox.kubelet import Container, prepare
+from tests.ports import free_pair
 from webhook._review import answer
 from webhook._settings import InjectionSettings
 
@@ -206,34 +206,12 @@ class Injected:
 
 
 @pytest.fixture
-def free_ports() -> Callable[[], int]:
-    """Free ports whose next one is free too."""
-    given: set[int] = set()
-
-    def one() -> int:
-        for _ in range(100):
-            with socket.create_server(("127.0.0.1", 0)) as found:
-                port: int = found.getsockname()[1]
-            if port + 1 > 65535 or given & {port, port + 1}:
-                continue
-            try:
-                socket.create_server(("", port + 1)).close()
-            except OSError:
-                continue
-            given.update((port, port + 1))
-            return port
-        raise AssertionError("no two free ports side by side")
-
-    return one
-
-
-@pytest.fixture
-def run(sandbox: Sandbox, namespace: str, tmp_path: Path, free_ports: Callable[[], int]) -> Iterator[Callable[[str], Injected]]:
+def run(sandbox: Sandbox, namespace: str, tmp_path: Path) -> Iterator[Callable[[str], Injected]]:
     """Creates an annotated pod through the API server and runs exactly what was injected."""
     started: list[Injected] = []
 
     def one(name: str) -> Injected:
-        port = free_ports()
+        port = free_pair()
         stored = create(sandbox, namespace, pod(name, ttl=f"{TTL:g}s", port=str(port)))
         container = prepare(sandbox, stored, SIDECAR, tmp_path)
         command = [sys.executable, "-m", "elector", *container.args]

@@ -66,7 +66,7 @@ def complaints(release: Managed, pods: list[Pod]) -> list[str]:
 def test_taking_renewing_resigning_and_ending(release: Managed, lock: str) -> None:
     namespace = release.namespace()
     pods = [release.pod(namespace, name, lock=lock) for name in ("a", "b", "c")]
-    until(lambda: release.binding(namespace) is not None, "rights")
+    release.until_rights(*pods)
     for pod in pods:
         release.start(pod)
     first = led(pods)
@@ -101,7 +101,7 @@ def test_a_restart_in_the_same_pod(release: Managed, lock: str) -> None:
     """The predecessor's claim is taken over at once: the policy lets the same pod go on."""
     namespace = release.namespace()
     pod = release.pod(namespace, "a", lock=lock, ttl="30s")
-    until(lambda: release.binding(namespace) is not None, "rights")
+    release.until_rights(pod)
     release.start(pod)
     led([pod])
     token = view(pod)["token"]
@@ -120,7 +120,7 @@ def test_a_record_that_an_administrator_spoils(release: Managed, lost: str) -> N
     """The leader puts back what is lost while its claim holds; a stranger's record is waited out, then taken."""
     namespace = release.namespace()
     pods = [release.pod(namespace, name) for name in ("a", "b")]
-    until(lambda: release.binding(namespace) is not None, "rights")
+    release.until_rights(*pods)
     for pod in pods:
         release.start(pod)
     before = led(pods)

@@ -35,8 +35,9 @@ import yaml
 
 from sandbox import Sandbox
 from sandbox.kubelet import SERVICE_ACCOUNT_VARIABLE
-from tests.api.electors import RECORD, ROOT, Elector, clean_environment, free_port, make_free_lock, until
+from tests.api.electors import RECORD, ROOT, Elector, clean_environment, make_free_lock, until
 from tests.api.fault_proxy import FaultProxy, Observer
+from tests.ports import free_port
 from tests.unit.elector.pki import Authority, Pair
 
 pytestmark = pytest.mark.api

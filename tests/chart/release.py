@@ -22,9 +22,9 @@ import kubernetes.client
 
 from sandbox import Program, Sandbox
 from sandbox.kubelet import prepare
-from tests.api.electors import free_port
 from tests.chart.helm import CHART, helm
 from tests.chart.service import Service
+from tests.ports import free_port
 
 __all__ = ["Kubelet", "Release", "until"]
 

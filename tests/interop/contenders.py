@@ -14,8 +14,9 @@ from signal import SIGKILL
 from typing import Any
 
 from sandbox import Program, Sandbox
-from tests.api.electors import ROOT, clean_environment, free_port
+from tests.api.electors import ROOT, clean_environment
 from tests.interop.candidates import candidate
+from tests.ports import free_port
 
 __all__ = ["LEASE", "Claim", "Contender", "Observer", "Ours", "Theirs"]
 

@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from sandbox._images import REPOSITORY, TAG
-from tests.api.electors import ROOT, free_port, until
+from tests.api.electors import ROOT, until
 from tests.node.cluster import APPS, NODE_IMAGE, Cluster, deployment, pod_spec
 from tests.node.observer import Observer
+from tests.ports import free_port
 
 ELECTOR_IMAGE = f"{REPOSITORY}-elector:{TAG}"
 SEED_VARIABLE = "LEADER_ELECTION_SEED_APPLICATION"
