@@ -31,20 +31,10 @@ __all__ = [
     "clean_environment",
     "lock_of",
     "make_free_lock",
-    "until",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = "control-plane.alpha.kubernetes.io/leader"
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> float:
-    """Wait for it, at most so long; returns how long it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"waited {seconds:g} s in vain until {what}"
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def clean_environment(**more: str) -> dict[str, str]:

@@ -17,8 +17,9 @@ from kubernetes.client import ApiException
 from sandbox import Program, Sandbox
 from sandbox.kubelet import prepare
 from tests.api.electors import RECORD, ROOT, clean_environment
-from tests.chart.release import Kubelet, Release, until
+from tests.chart.release import Kubelet, Release
 from tests.ports import free_port
+from tests.waiting import until
 
 __all__ = ["Managed", "Pod", "client_of", "managed"]
 

@@ -13,7 +13,8 @@ from kubernetes.client import ApiException
 
 from sandbox import Sandbox
 from tests.chart.helm import CHART, VALUE_SETS, kube_version_of, objects, render
-from tests.chart.release import Kubelet, Release, until
+from tests.chart.release import Kubelet, Release
+from tests.waiting import until
 from webhook._annotations import ROWS
 
 pytestmark = [pytest.mark.api, pytest.mark.long]

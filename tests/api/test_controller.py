@@ -15,7 +15,8 @@ from kubernetes.client import ApiException
 
 from elector._record import parse_record
 from sandbox import Sandbox
-from tests.chart.release import Kubelet, Release, until
+from tests.chart.release import Kubelet, Release
+from tests.waiting import until
 
 pytestmark = [pytest.mark.api, pytest.mark.long, pytest.mark.timeout(300)]
 

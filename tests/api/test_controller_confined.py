@@ -15,7 +15,8 @@ from kubernetes.client import ApiException
 from sandbox import Sandbox
 from tests.api.electors import RECORD
 from tests.api.managed import Json, client_of
-from tests.chart.release import Release, until
+from tests.chart.release import Release
+from tests.waiting import until
 from webhook._cluster import Cluster
 from webhook.controller._locks import lock_to_create
 from webhook.controller._objects import LOCKS

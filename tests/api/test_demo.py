@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +21,8 @@ from typing import Any, Self
 import kubernetes.client
 import kubernetes.config
 import pytest
+
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.api,
@@ -55,13 +56,6 @@ VICTIMS = {
     "webhook, later": (r"-m webhook", ELECTING),
     "elector": (r"-m elector .*--id=pod-b", ELECTING),
 }
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain until {what}"
-        time.sleep(0.02)
 
 
 class Demo:

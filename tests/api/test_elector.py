@@ -18,8 +18,9 @@ import pytest
 
 from sandbox import Program, Sandbox
 from sandbox.kubelet import prepare
-from tests.api.electors import ROOT, Elector, Relay, Witness, clean_environment, lock_of, make_free_lock, until
+from tests.api.electors import ROOT, Elector, Relay, Witness, clean_environment, lock_of, make_free_lock
 from tests.ports import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.api
 
@@ -75,14 +76,14 @@ def three(sandbox: Sandbox, namespace: str, election: str, start: Start, *flags:
     """Three electors that agree."""
     make_free_lock(sandbox, namespace, election)
     electors = [start(f"pod-{letter}", *flags) for letter in "abc"]
-    until(lambda: all_name(electors, "pod-a", "pod-b", "pod-c"), 20, "three electors agree")
+    until(lambda: all_name(electors, "pod-a", "pod-b", "pod-c"), "three electors agree", 20)
     return electors
 
 
 def test_three_agree_and_the_lock_has_the_originals_record(sandbox: Sandbox, namespace: str, election: str, start: Start) -> None:
     electors = [start(f"pod-{letter}") for letter in "abc"]  # nobody has made the lock for them
     with Witness(*electors):
-        until(lambda: all_name(electors, "pod-a", "pod-b", "pod-c"), 20, "three electors agree")
+        until(lambda: all_name(electors, "pod-a", "pod-b", "pod-c"), "three electors agree", 20)
         leader = leader_of(electors)
         assert leader is not None
         assert [one.leads for one in electors].count(True) == 1
@@ -93,10 +94,10 @@ def test_three_agree_and_the_lock_has_the_originals_record(sandbox: Sandbox, nam
         assert record["leaseDurationSeconds"] == 2
         assert record["leaderTransitions"] == 0
         # It goes on being renewed, and nothing but the time changes.
-        until(lambda: lock_of(sandbox, namespace, election)["renewTime"] > record["renewTime"], 5, "the record is renewed")
+        until(lambda: lock_of(sandbox, namespace, election)["renewTime"] > record["renewTime"], "the record is renewed", 5)
         again = lock_of(sandbox, namespace, election)
         assert {**again, "renewTime": ""} == {**record, "renewTime": ""}
-        until(lambda: all(one.said == [leader.name] for one in electors), 5, "each has said the leader's name once")
+        until(lambda: all(one.said == [leader.name] for one in electors), "each has said the leader's name once", 5)
 
 
 def test_sigterm_of_a_native_sidecar_hands_over_at_once(sandbox: Sandbox, namespace: str, election: str, start: Start) -> None:
@@ -105,18 +106,18 @@ def test_sigterm_of_a_native_sidecar_hands_over_at_once(sandbox: Sandbox, namesp
     assert leader is not None
     others = [one for one in electors if one is not leader]
     with Witness(*electors) as witness:
-        until(lambda: witness.has_led(leader), 5, "the leader has told its claim")
+        until(lambda: witness.has_led(leader), "the leader has told its claim", 5)
         began = time.monotonic()
         witness.application_ends(leader)  # the kubelet stops a native sidecar after it
         leader.program.signal(SIGTERM)
-        until(lambda: leader_of(others), TTL, "another leads")
+        until(lambda: leader_of(others), "another leads", TTL)
         took = time.monotonic() - began
         print(f"SIGTERM of the leader: another leads after {took:.3f} s (ttl {TTL:g} s)")
         # One look every ttl/4 where nothing is watched; far less than the ttl that a crash takes.
         assert took < TTL / 2 + 0.5
-        until(lambda: all_name(others, *(one.name for one in others)), 5, "the others agree")
+        until(lambda: all_name(others, *(one.name for one in others)), "the others agree", 5)
         assert leader.program.wait(5.0) == 0
-        until(lambda: witness.has_led(*others), 5, "the new leader has told its claim")
+        until(lambda: witness.has_led(*others), "the new leader has told its claim", 5)
     new = leader_of(others)
     assert new is not None
     assert all(one.said == [leader.name, new.name] for one in others)
@@ -132,7 +133,7 @@ def test_sigterm_of_who_was_believed_keeps_the_lock_as_long(
     asked = time.monotonic()
     assert leader.leads
     leader.program.signal(SIGTERM)
-    until(lambda: leader_of(others), 2 * TTL, "another leads")
+    until(lambda: leader_of(others), "another leads", 2 * TTL)
     # An application that heard the name may act on it for 0.9 x (ttl - renew deadline).
     assert time.monotonic() - asked >= 0.9 * (TTL - TTL / 2)
     assert leader.program.wait(5.0) == 0
@@ -144,12 +145,12 @@ def test_sigkill_is_survived_within_the_bound(sandbox: Sandbox, namespace: str, 
     assert leader is not None
     others = [one for one in electors if one is not leader]
     with Witness(*electors) as witness:
-        until(lambda: witness.has_led(leader), 5, "the leader has told its claim")
+        until(lambda: witness.has_led(leader), "the leader has told its claim", 5)
         began = time.monotonic()
         leader.program.signal(SIGKILL)
-        until(lambda: leader_of(others), 10, "another leads")
+        until(lambda: leader_of(others), "another leads", 10)
         took = time.monotonic() - began
-        until(lambda: witness.has_led(*others), 5, "the new leader has told its claim")
+        until(lambda: witness.has_led(*others), "the new leader has told its claim", 5)
     bound = 1.02 * TTL + TTL / 4 + TTL / 100 + TTL / 4
     print(f"SIGKILL of the leader: another leads after {took:.3f} s (ttl {TTL:g} s, bound {bound:.2f} s)")
     assert took > TTL / 4  # not before the claim of the dead has ended
@@ -170,10 +171,10 @@ def test_candidates_that_create_the_lock_at_the_same_moment_are_one_leader(
             rounds.append((relay, pair))
         witnesses = [stack.enter_context(Witness(*pair)) for _, pair in rounds]
         for relay, _ in rounds:
-            until(lambda relay=relay: relay.waiting >= 2, 20, "both are at the gate")  # type: ignore[misc]
+            until(lambda relay=relay: relay.waiting >= 2, "both are at the gate", 20)  # type: ignore[misc]
             relay.open()
         for _, pair in rounds:
-            until(lambda pair=pair: all_name(pair, "pod-a", "pod-b"), 20, "both agree")  # type: ignore[misc]
+            until(lambda pair=pair: all_name(pair, "pod-a", "pod-b"), "both agree", 20)  # type: ignore[misc]
             assert [one.leads for one in pair].count(True) == 1
         assert len(witnesses) == 4
 
@@ -185,13 +186,13 @@ def test_an_api_server_that_is_not_there_yet_is_waited_for(
     with Relay(sandbox) as relay:
         kubeconfig = relay.kubeconfig(sandbox.kubeconfig, tmp_path / "kubeconfig")
         one = start("pod-a", f"--kubeconfig={kubeconfig}", env=clean_environment(KUBECONFIG="/nowhere"))
-        until(lambda: "waiting for the API server" in one.log, 10, "it says that it waits")
-        until(lambda: one.leader == "", 5, "it answers that nobody is known")
+        until(lambda: "waiting for the API server" in one.log, "it says that it waits", 10)
+        until(lambda: one.leader == "", "it answers that nobody is known", 5)
         assert one.program.running
         relay.open()
         relay.listen()
-        until(lambda: one.leads, 10, "it takes part")
-        until(lambda: "the API server answers again" in one.log, 5, "it says that the wait is over")
+        until(lambda: one.leads, "it takes part", 10)
+        until(lambda: "the API server answers again" in one.log, "it says that the wait is over", 5)
         assert one.log.count("waiting for the API server") <= 2
         assert one.said == ["pod-a"]
 
@@ -206,9 +207,9 @@ def test_an_api_server_out_of_reach_ends_the_claim(
         relay.listen()
         relay.open()
         one = start("pod-a", env=clean_environment(KUBECONFIG=str(relay.kubeconfig(sandbox.kubeconfig, tmp_path / "kubeconfig"))))
-        until(lambda: one.leads, 20, "it leads")
+        until(lambda: one.leads, "it leads", 20)
     cut = time.monotonic()
-    until(lambda: not one.leads, TTL, "the claim has ended")
+    until(lambda: not one.leads, "the claim has ended", TTL)
     assert time.monotonic() - cut < TTL / 2 + 0.5
     assert one.ask("/")[1] == b'{"name":""}'
 
@@ -274,17 +275,17 @@ def test_a_pods_token_under_the_originals_role_is_enough_and_is_read_again_when_
     assert {"KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "ELECTOR_SERVICE_ACCOUNT_DIR"} <= set(prepared.env)
     # The cluster's credentials win over a KUBECONFIG that somebody left in the image.
     one = start(name, "--use-cluster-credentials", env={**prepared.env, "KUBECONFIG": "/nowhere"})
-    until(lambda: one.leads, 20, "it has created the lock and leads")
+    until(lambda: one.leads, "it has created the lock and leads", 20)
     assert lock_of(sandbox, namespace, election)["holderIdentity"] == name
 
     # A token that is no good: it is used from the next request on, so what was read at the start is not kept.
     (prepared.service_account_folder / "..data" / "token").write_text("no-good")
-    until(lambda: "401" in one.log, 10, "the API server refuses the token")
+    until(lambda: "401" in one.log, "the API server refuses the token", 10)
     assert "no-good" not in one.log
     token = prepared.refresh_token()
     renewed = lock_of(sandbox, namespace, election)["renewTime"]
-    until(lambda: lock_of(sandbox, namespace, election)["renewTime"] > renewed, 10, "it renews with the new token")
-    until(lambda: one.leads, 10, "it leads")
+    until(lambda: lock_of(sandbox, namespace, election)["renewTime"] > renewed, "it renews with the new token", 10)
+    until(lambda: one.leads, "it leads", 10)
     assert token not in one.log
     core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
 
@@ -294,7 +295,7 @@ def test_without_rights_it_says_so_and_stays(sandbox: Sandbox, namespace: str, s
     token = sandbox.service_account_token(namespace, "default")
     kubeconfig = sandbox.kubeconfig_for(token, tmp_path / "kubeconfig")
     one = start("pod-a", env=clean_environment(KUBECONFIG=str(kubeconfig)))
-    until(lambda: "403" in one.log, 10, "it names the refusal")
+    until(lambda: "403" in one.log, "it names the refusal", 10)
     assert f"system:serviceaccount:{namespace}:default" in one.log
     assert one.leader == ""
     one.program.signal(SIGTERM)
@@ -309,14 +310,14 @@ def test_a_leader_that_was_stopped_never_names_itself_afterwards(
     assert leader is not None
     others = [one for one in electors if one is not leader]
     with Witness(*electors) as witness:
-        until(lambda: all(witness.answers[one] for one in electors), 5, "all are asked")
+        until(lambda: all(witness.answers[one] for one in electors), "all are asked", 5)
         leader.program.signal(SIGSTOP)
         stopped = time.monotonic()
-        until(lambda: leader_of(others), 10, "another leads")
-        until(lambda: time.monotonic() - stopped > 1.2 * TTL, 10, "1.2 ttl are over")
+        until(lambda: leader_of(others), "another leads", 10)
+        until(lambda: time.monotonic() - stopped > 1.2 * TTL, "1.2 ttl are over", 10)
         leader.program.signal(SIGCONT)
         went_on = time.monotonic()
-        until(lambda: time.monotonic() - went_on > TTL, 10, "a ttl more is over")
+        until(lambda: time.monotonic() - went_on > TTL, "a ttl more is over", 10)
         late = [answer for answer in witness.answers[leader] if answer.asked > stopped]
     assert len(late) > 10
     assert not [answer for answer in late if answer.body["leading"] or answer.body["name"] == leader.name]
@@ -328,15 +329,15 @@ def test_two_with_one_name_are_never_two_leaders(sandbox: Sandbox, namespace: st
     make_free_lock(sandbox, namespace, election)
     twins = [start("pod-a"), start("pod-a")]
     with Witness(*twins) as witness:
-        until(lambda: leader_of(twins), 20, "one leads")
-        until(lambda: all(len(answers) > 50 for answers in witness.answers.values()), 20, "both are asked often")
+        until(lambda: leader_of(twins), "one leads", 20)
+        until(lambda: all(len(answers) > 50 for answers in witness.answers.values()), "both are asked often", 20)
         first = leader_of(twins)
         assert first is not None
         second = next(one for one in twins if one is not first)
         # Its own name would tell its application that it leads.
         assert json.loads(second.ask("/")[1])["name"] == ""
         first.program.signal(SIGKILL)
-        until(lambda: second.leads, 3 * TTL, "the other leads once the claim has run out")
+        until(lambda: second.leads, "the other leads once the claim has run out", 3 * TTL)
 
 
 def test_nothing_is_served_without_an_address(sandbox: Sandbox, namespace: str, election: str) -> None:
@@ -346,7 +347,7 @@ def test_nothing_is_served_without_an_address(sandbox: Sandbox, namespace: str, 
     env = clean_environment(KUBECONFIG=str(sandbox.kubeconfig), ELECTOR_LOG_LEVEL="error")
     program = sandbox.run(f"silent-{free_port()}", [sys.executable, "-m", "elector", *flags], env=env, cwd=ROOT)
     try:
-        until(lambda: program.log.read_text() == "leader is pod-a\n", 20, "it says who leads, and nothing else")
+        until(lambda: program.log.read_text() == "leader is pod-a\n", "it says who leads, and nothing else", 20)
         program.signal(SIGTERM)
         assert program.wait(5.0) == 0
         assert lock_of(sandbox, namespace, election)["holderIdentity"] == ""

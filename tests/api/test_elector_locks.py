@@ -14,8 +14,9 @@ import kubernetes.client
 import pytest
 
 from sandbox import Sandbox
-from tests.api.electors import Elector, Witness, lock_of, make_free_lock, until
+from tests.api.electors import Elector, Witness, lock_of, make_free_lock
 from tests.ports import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.api
 
@@ -74,7 +75,7 @@ def test_a_cluster_rolls_from_endpoints_to_leases_with_one_leader_all_along(
 ) -> None:
     running = [start("a-1"), start("a-2")]
     with Witness(*running) as witness:
-        until(all_name(running, {"a-1", "a-2"}), 15.0, "the first leader")
+        until(all_name(running, {"a-1", "a-2"}), "the first leader", 15.0)
         for roll, kind in enumerate(("endpointsleases", "leases")):
             former, running = running, []
             for number in (1, 2):
@@ -82,15 +83,15 @@ def test_a_cluster_rolls_from_endpoints_to_leases_with_one_leader_all_along(
                 witness.watch(new)
                 running.append(new)
                 # As a roll-out does it: one more, wait until it takes part, then one of the old ones less.
-                until(partial(_knows_a_leader, new), 15.0, f"{new.name} knows the leader")
+                until(partial(_knows_a_leader, new), f"{new.name} knows the leader", 15.0)
                 old = former.pop(0)
                 witness.application_ends(old)
                 old.program.signal(SIGTERM)
                 assert old.program.wait(10.0) == 0
                 left = [*former, *running]
-                until(all_name(left, {one.name for one in left}), 15.0, f"a leader after {old.name}")
+                until(all_name(left, {one.name for one in left}), f"a leader after {old.name}", 15.0)
         # The witness asks at its own pace: it may not have asked since the last of them took over.
-        until(partial(witness.has_led, *running), 15.0, "the witness has seen one of the last two lead")
+        until(partial(witness.has_led, *running), "the witness has seen one of the last two lead", 15.0)
     election = running[0].election  # type: ignore[attr-defined]
     leader = running[0].leader
     lease = lease_of(sandbox, namespace, election)
@@ -104,13 +105,13 @@ def test_candidates_on_leases_hand_over_and_survive_a_kill(sandbox: Sandbox, nam
     electors = [start(f"pod-{number}", "--lock=leases") for number in range(3)]
     names = {elector.name for elector in electors}
     with Witness(*electors) as witness:
-        until(all_name(electors, names), 15.0, "a leader")
+        until(all_name(electors, names), "a leader", 15.0)
         for number in (SIGTERM, SIGKILL):
             leader = next(elector for elector in electors if elector.name == electors[0].leader)
             witness.application_ends(leader)
             leader.program.signal(number)
             electors.remove(leader)
-            took = until(all_name(electors, names - {leader.name}), 15.0, "another leader")
+            took = until(all_name(electors, names - {leader.name}), "another leader", 15.0)
             assert took < (1.0 if number == SIGTERM else 1.02 * TTL + TTL / 2 + 1.0)
 
 
@@ -121,7 +122,7 @@ def test_a_lock_that_is_also_a_services_endpoints_and_changes_all_the_time(
     election = one.election  # type: ignore[attr-defined]
     core: Any = kubernetes.client.CoreV1Api(sandbox.api)
     with Witness(one) as witness:
-        until(lambda: one.leads, 15.0, "a leader")
+        until(lambda: one.leads, "a leader", 15.0)
         before = len(witness.answers[one])
         for number in range(100):
             subset = {"addresses": [{"ip": f"10.9.8.{number + 1}"}], "ports": [{"port": 80}]}
@@ -134,7 +135,7 @@ def test_a_lock_that_is_also_a_services_endpoints_and_changes_all_the_time(
 def test_a_deleted_lock_is_put_back_by_its_leader(sandbox: Sandbox, namespace: str, start: Start) -> None:
     one, other = start("pod-a"), start("pod-b")
     with Witness(one, other):
-        until(all_name([one, other], {"pod-a", "pod-b"}), 15.0, "a leader")
+        until(all_name([one, other], {"pod-a", "pod-b"}), "a leader", 15.0)
         leader = one.leader
         election = one.election  # type: ignore[attr-defined]
         core: Any = kubernetes.client.CoreV1Api(sandbox.api)
@@ -147,10 +148,10 @@ def test_a_deleted_lock_is_put_back_by_its_leader(sandbox: Sandbox, namespace: s
             except (kubernetes.client.ApiException, TypeError, KeyError):
                 return False
 
-        until(is_back, 5.0, "the record is back")
+        until(is_back, "the record is back", 5.0)
         annotations = core.read_namespaced_endpoints(election, namespace).metadata.annotations
         assert annotations["leader-election/token"] == token
-        until(all_name([one, other], {str(leader)}), 5.0, "all still name the leader")
+        until(all_name([one, other], {str(leader)}), "all still name the leader", 5.0)
 
 
 class App:
@@ -185,18 +186,14 @@ def test_a_candidate_stands_only_while_its_application_is_healthy(sandbox: Sandb
     try:
         one = start("pod-a", f"--health-url=http://localhost:{app.port}/healthz")
         make_free_lock(sandbox, namespace, one.election)  # type: ignore[attr-defined]
-        until(lambda: one.leader is not None, 10.0, "the elector answers")
+        until(lambda: one.leader is not None, "the elector answers", 10.0)
         app.status = 200
-        until(lambda: one.leads, 10.0, "a leader, once the application is healthy")
+        until(lambda: one.leads, "a leader, once the application is healthy", 10.0)
         app.status = 500
-        until(lambda: not one.leads, 10.0, "leadership is given up")
-        until(
-            lambda: lock_of(sandbox, namespace, one.election)["holderIdentity"] == "",  # type: ignore[attr-defined]
-            10.0,
-            "the lock is released",
-        )
+        until(lambda: not one.leads, "leadership is given up", 10.0)
+        until(lambda: lock_of(sandbox, namespace, one.election)["holderIdentity"] == "", "the lock is released", 10.0)  # type: ignore[attr-defined]
         app.status = 200
-        until(lambda: one.leads, 10.0, "it leads again")
+        until(lambda: one.leads, "it leads again", 10.0)
         assert one.said == ["pod-a", "pod-a"]
     finally:
         app.close()
@@ -206,7 +203,7 @@ def test_resigning_over_http_and_what_the_status_server_says(sandbox: Sandbox, n
     status = free_port()
     one, other = start("pod-a", f"--status-http=:{status}"), start("pod-b")
     with Witness(one, other) as witness:
-        until(all_name([one, other], {"pod-a", "pod-b"}), 15.0, "a leader")
+        until(all_name([one, other], {"pod-a", "pod-b"}), "a leader", 15.0)
         assert one.ask("/healthz", port=status)[0] == 200
         assert one.ask("/readyz", port=status)[0] == 200
         metrics = one.ask("/metrics", port=status)[1].decode()
@@ -215,7 +212,7 @@ def test_resigning_over_http_and_what_the_status_server_says(sandbox: Sandbox, n
         assert follower.ask("/v1/resign", method="POST")[1] == b'{"resigned": false}\n'
         witness.application_ends(leader)
         assert leader.ask("/v1/resign", method="POST")[1] == b'{"resigned": true}\n'
-        took = until(all_name([one, other], {follower.name}), 5.0, "the other leads")
+        took = until(all_name([one, other], {follower.name}), "the other leads", 5.0)
         assert took < TTL
     # The API server's deprecation warning for Endpoints, once.
     assert one.log.count("the API server says of the lock") == 1

@@ -18,8 +18,9 @@ import kubernetes.client
 import pytest
 
 from sandbox import Sandbox
-from tests.api.electors import Answer, Elector, clean_environment, make_free_lock, until
+from tests.api.electors import Answer, Elector, clean_environment, make_free_lock
 from tests.api.fault_proxy import Direction, FaultProxy, Observer
+from tests.waiting import until
 
 pytestmark = pytest.mark.api
 
@@ -79,7 +80,7 @@ class Group:
             found[:] = [one for one in self.proxies if heard == {one.name} and one.leads]
             return bool(found)
 
-        until(agreed, 20.0, "all name one leader")
+        until(agreed, "all name one leader", 20.0)
         return found[0]
 
 
@@ -169,11 +170,11 @@ def test_a_leader_that_is_cut_off_stops_claiming_and_another_leads(group: Group,
     others = [one for one in group.electors if one is not leader]
     proxy = group.proxies[leader]
     with Observer(*group.electors) as observer:
-        until(lambda: observer.has_led(leader), 10.0, "the leader has told its claim")
+        until(lambda: observer.has_led(leader), "the leader has told its claim", 10.0)
         CUT_OFF[fault](proxy)
         began = time.monotonic()
         try:
-            until(lambda: observer.leader_since(began, *others), 30.0, "another leads")
+            until(lambda: observer.leader_since(began, *others), "another leads", 30.0)
             took = time.monotonic() - began
             # Its last confirmed renewal was sent before the fault: no claim lasts longer than that one's.
             assert observer.claimed_until(leader) <= began + TTL / 2
@@ -184,7 +185,7 @@ def test_a_leader_that_is_cut_off_stops_claiming_and_another_leads(group: Group,
         finally:
             proxy.heal()
         healed = time.monotonic()
-        until(lambda: leader.leader in {one.name for one in others}, 10.0, "the former leader follows")
+        until(lambda: leader.leader in {one.name for one in others}, "the former leader follows", 10.0)
         print(f"the former leader follows {time.monotonic() - healed:.2f} s after the fault")
         wait_for(TTL, healed)  # what was held back is delivered now, and must not make a second leader
 
@@ -197,7 +198,7 @@ def test_delays_on_the_leaders_way(group: Group, ttls: float) -> None:
     # What was under way is carried out late, at most a retry and the delay after the fault began; from then on it counts.
     latest = delay + TTL / 4
     with Observer(*group.electors) as observer:
-        until(lambda: observer.has_led(leader), 10.0, "the leader has told its claim")
+        until(lambda: observer.has_led(leader), "the leader has told its claim", 10.0)
         for directions in ((Direction.TO_SERVER,), (Direction.TO_CLIENT,), (Direction.TO_SERVER, Direction.TO_CLIENT)):
             leader = group.leader
             proxy = group.proxies[leader]
@@ -205,7 +206,7 @@ def test_delays_on_the_leaders_way(group: Group, ttls: float) -> None:
             began = time.monotonic()
             try:
                 # Claims that were renewed before the delay have ended then: this one counts.
-                until(lambda began=began: observer.leader_since(began + latest + TTL / 2), 30.0, "somebody leads")  # type: ignore[misc]
+                until(lambda began=began: observer.leader_since(began + latest + TTL / 2), "somebody leads", 30.0)  # type: ignore[misc]
                 ways = " and ".join(direction.value for direction in directions)
                 report(f"{ttls:g} ttl of delay {ways}", time.monotonic() - began, latest + TTL / 2 + bound(TTL))
                 wait_for(3 * TTL, began)
@@ -221,7 +222,7 @@ def test_an_api_server_that_is_frozen_for_two_ttls(own_group: Group) -> None:
     api_server = own_group.sandbox.program("kube-apiserver")
     former = own_group.leader
     with Observer(*own_group.electors) as observer:
-        until(lambda: observer.has_led(former), 10.0, "the leader has told its claim")
+        until(lambda: observer.has_led(former), "the leader has told its claim", 10.0)
         api_server.signal(SIGSTOP)
         began = time.monotonic()
         try:
@@ -231,7 +232,7 @@ def test_an_api_server_that_is_frozen_for_two_ttls(own_group: Group) -> None:
         thawed = time.monotonic()
         claimed = max(observer.claimed_until(one) for one in own_group.electors)
         assert claimed <= began + TTL / 2
-        until(lambda: observer.leader_since(thawed), 30.0, "somebody leads")
+        until(lambda: observer.leader_since(thawed), "somebody leads", 30.0)
         report("API server frozen for 2 ttl", time.monotonic() - thawed, bound(TTL))
         wait_for(TTL, thawed)  # what it had received is carried out late
         assert own_group.leader
@@ -243,13 +244,13 @@ def test_an_api_server_that_is_frozen_for_two_ttls(own_group: Group) -> None:
 def test_a_control_plane_that_is_restarted(own_group: Group, parts: list[str]) -> None:
     sandbox, former = own_group.sandbox, own_group.leader
     with Observer(*own_group.electors) as observer:
-        until(lambda: observer.has_led(former), 10.0, "the leader has told its claim")
+        until(lambda: observer.has_led(former), "the leader has told its claim", 10.0)
         for part in parts:
             sandbox.stop(part, SIGKILL)
         for part in reversed(parts):
             sandbox.restart(part)
         serving = time.monotonic()
-        until(lambda: observer.leader_since(serving), 30.0, "somebody leads")
+        until(lambda: observer.leader_since(serving), "somebody leads", 30.0)
         report(f"{' and '.join(parts)} restarted", time.monotonic() - serving, bound(TTL))
         assert own_group.leader
 
@@ -290,16 +291,16 @@ def test_an_etcd_taken_back_to_an_older_snapshot(tmp_path: Path) -> None:
         # Another leads when it is taken back: the copy has a record of somebody who then was a follower.
         group.leader.program.signal(SIGSTOP)
         others = [one for one in group.electors if one is not first]
-        until(lambda: any(one.leads for one in others), 20.0, "another leads")
+        until(lambda: any(one.leads for one in others), "another leads", 20.0)
         first.program.signal(SIGCONT)
         second = group.leader
         assert second is not first
-        until(lambda: revision_of(group) > saved + 20, 60.0, "the snapshot is old")
+        until(lambda: revision_of(group) > saved + 20, "the snapshot is old", 60.0)
         with Observer(*group.electors, tokens=False) as observer:
-            until(lambda: observer.has_led(second), 10.0, "the leader has told its claim")
+            until(lambda: observer.has_led(second), "the leader has told its claim", 10.0)
             back = restore(group.sandbox, tmp_path / "snapshot", "kube-apiserver")
             serving = time.monotonic()
-            until(lambda: observer.leader_since(serving), 60.0, "somebody leads")
+            until(lambda: observer.leader_since(serving), "somebody leads", 60.0)
             leads = time.monotonic()
             assert leads - back > ttl, "nobody has waited since the data were taken back"
             report("etcd taken back, API server restarted", leads - serving, bound(ttl))
@@ -315,16 +316,16 @@ def test_an_etcd_taken_back_under_a_running_api_server_while_the_leader_claims(t
     with breakable(tmp_path, ttl) as group:
         snapshot(group.sandbox, tmp_path / "snapshot")
         saved = revision_of(group)
-        until(lambda: revision_of(group) > saved + 5, 60.0, "the snapshot is old")
+        until(lambda: revision_of(group) > saved + 5, "the snapshot is old", 60.0)
         leader = group.leader
         with Observer(*group.electors, tokens=False) as observer:
-            until(lambda: observer.has_led(leader), 10.0, "the leader has told its claim")
+            until(lambda: observer.has_led(leader), "the leader has told its claim", 10.0)
             back = restore(group.sandbox, tmp_path / "snapshot")
             serving = time.monotonic()
             assert observer.claimed_until(leader) > serving, "the exchange took longer than the claim: nothing is shown"
-            until(lambda: not leader.leads, ttl, "it stops claiming")
+            until(lambda: not leader.leads, "it stops claiming", ttl)
             stopped = time.monotonic()
-            until(lambda: observer.leader_since(stopped), 60.0, "somebody leads")
+            until(lambda: observer.leader_since(stopped), "somebody leads", 60.0)
             leads = time.monotonic()
             assert leads - back > ttl, "nobody has waited since the data were taken back"
             report("etcd taken back under a running API server", leads - stopped, bound(ttl))
@@ -352,15 +353,15 @@ def test_fifty_candidates_at_once(sandbox: Sandbox, group: Group) -> None:
                 latest = [answers[-1].body["name"] for one in electors if (answers := observer.answers[one])]
                 return len(latest) == len(electors) and len(set(latest)) == 1 and latest[0] in {one.name for one in electors}
 
-            until(agree, 90.0, "fifty agree")
+            until(agree, "fifty agree", 90.0)
             print(f"fifty agree {time.monotonic() - began:.1f} s after the last was started")
             for number in (SIGKILL, SIGTERM, SIGKILL):
-                until(agree, 30.0, "those who are left agree")
+                until(agree, "those who are left agree", 30.0)
                 leader = next(one for one in electors if one.name == observer.answers[one][-1].body["name"])
                 observer.application_ends(leader)
                 leader.program.signal(number)
                 ended = time.monotonic()
                 electors.remove(leader)
-                until(lambda ended=ended: observer.leader_since(ended, *electors), 30.0, "another leads")  # type: ignore[misc]
+                until(lambda ended=ended: observer.leader_since(ended, *electors), "another leads", 30.0)  # type: ignore[misc]
                 # Up to a fifth of a second until it is asked.
                 report(f"{number.name} of the leader of fifty", time.monotonic() - ended, bound(ttl) + 0.2)

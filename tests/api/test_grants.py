@@ -11,7 +11,7 @@ import pytest
 
 from sandbox import Sandbox
 from tests.api.managed import Managed, Pod, managed
-from tests.chart.release import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.api, pytest.mark.long, pytest.mark.timeout(300)]
 

@@ -29,6 +29,7 @@ from sandbox import Program, Sandbox
 from sandbox.injection import IMAGE, registration, start_webhook, stop_webhook
 from sandbox.kubelet import Container, prepare
 from tests.ports import free_pair
+from tests.waiting import until
 from webhook._review import answer
 from webhook._settings import InjectionSettings
 
@@ -43,13 +44,6 @@ SIDECAR = "leader-elector"
 CREDENTIAL = "authentication.kubernetes.io/credential-id"
 
 Json = dict[str, Any]
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain until {what}"
-        time.sleep(0.02)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 from sandbox import Sandbox
 from tests.api.electors import RECORD
 from tests.api.managed import Json, Managed, Pod, managed
-from tests.chart.release import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.api, pytest.mark.long, pytest.mark.timeout(300)]
 

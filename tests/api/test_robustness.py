@@ -35,10 +35,11 @@ import yaml
 
 from sandbox import Sandbox
 from sandbox.kubelet import SERVICE_ACCOUNT_VARIABLE
-from tests.api.electors import RECORD, ROOT, Elector, clean_environment, make_free_lock, until
+from tests.api.electors import RECORD, ROOT, Elector, clean_environment, make_free_lock
 from tests.api.fault_proxy import FaultProxy, Observer
 from tests.ports import free_port
 from tests.unit.elector.pki import Authority, Pair
+from tests.waiting import until
 
 pytestmark = pytest.mark.api
 
@@ -129,7 +130,7 @@ class Victim:
             env=clean_environment(KUBECONFIG=str(sandbox.kubeconfig_for(token, kubeconfig))),
             program=f"victim-{election}",
         )
-        until(lambda: self.elector.leads, 20.0, "it leads")
+        until(lambda: self.elector.leads, "it leads", 20.0)
         self.renewals = Renewals(sandbox, namespace, election)
         self.small = self.resident
 
@@ -157,10 +158,10 @@ class Victim:
         """During the block, and since its start: no renewal is missed, no claim lapses, memory stays."""
         first = max(0, len(self.renewals.seen) - 1)
         with Observer(self.elector, hertz=20.0) as observer:
-            until(lambda: observer.has_led(self.elector), 5.0, "the observer has an answer")
+            until(lambda: observer.has_led(self.elector), "the observer has an answer", 5.0)
             yield
             done = len(self.renewals.seen)
-            until(lambda: len(self.renewals.seen) >= done + 2, 10.0, "it renews")
+            until(lambda: len(self.renewals.seen) >= done + 2, "it renews", 10.0)
             answers = tuple(observer.answers[self.elector])
         assert all(answer.body["leading"] for answer in answers)
         seen = self.renewals.seen[first:]
@@ -345,7 +346,7 @@ def test_a_thousand_at_once(victim: Victim) -> None:
             print(f"a thousand at once were answered {counted}")
             assert set(counted) <= {0, 200, 503}
             assert counted[200] >= 200  # of the 256 that are served at a time
-            until(lambda: victim.elector.leader == "pod-a", 10.0, "the next one is served")
+            until(lambda: victim.elector.leader == "pod-a", "the next one is served", 10.0)
 
 
 @pytest.mark.timeout(240)
@@ -440,7 +441,7 @@ def test_the_status_server_answers_while_the_other_is_full(victim: Victim) -> No
                     connection.sendall(GET)
                 return rest_of(connection).startswith(b"HTTP/1.1 503 ") if not _answers(connection) else False
 
-        until(full, 10.0, "nobody more is served")
+        until(full, "nobody more is served", 10.0)
         began, asked = time.monotonic(), 0
         while time.monotonic() - began < TTL:
             for path in ("/healthz", "/readyz", "/metrics"):
@@ -448,7 +449,7 @@ def test_the_status_server_answers_while_the_other_is_full(victim: Victim) -> No
                 asked += 1
             assert full()
         print(f"the status server answered {asked} requests in {TTL:g} s while 256 connections filled the other")
-    until(lambda: victim.elector.leader == "pod-a", 10.0, "there is room again")
+    until(lambda: victim.elector.leader == "pod-a", "there is room again", 10.0)
 
 
 def _answers(connection: socket.socket) -> bool:
@@ -556,26 +557,26 @@ def test_no_token_and_no_body_in_the_log_of_an_elector_in_a_pod(
     folder = Folder(tmp_path / "folder", tokens[0], ca)
     with FaultProxy(sandbox) as proxy:
         one = start(in_cluster(folder, proxy.port), f"--log-format={log_format}")
-        until(lambda: one.leads, 20.0, "it leads")
+        until(lambda: one.leads, "it leads", 20.0)
         # A token without rights, one that is none, half of one, none at all, and a good one again.
         folder.put("token", powerless.encode())
-        until(lambda: "403" in one.log, 10.0, "the API server refuses")
+        until(lambda: "403" in one.log, "the API server refuses", 10.0)
         folder.put("token", b"invented-token-of-nobody")
-        until(lambda: "401" in one.log, 10.0, "the API server does not know it")
+        until(lambda: "401" in one.log, "the API server does not know it", 10.0)
         folder.put("token", tokens[1].encode() + b"\nand more")
         folder.put("token", b"")
         folder.put("token", tokens[1].encode())
-        until(lambda: one.leads, 20.0, "it leads with the new token")
+        until(lambda: one.leads, "it leads with the new token", 20.0)
         # A connection that breaks, and a CA that did not sign the server's certificate.
         folder.put("ca.crt", Authority().certificate)
         proxy.reset()
         proxy.heal()
-        until(lambda: "certificate is refused" in one.log, 10.0, "TLS fails")
-        until(lambda: not one.leads, 10.0, "it stops claiming")
+        until(lambda: "certificate is refused" in one.log, "TLS fails", 10.0)
+        until(lambda: not one.leads, "it stops claiming", 10.0)
         folder.put("ca.crt", ca)
-        until(lambda: one.leads, 20.0, "it leads again")
+        until(lambda: one.leads, "it leads again", 20.0)
         assert one.ask("/" + MARKER.decode(), method="POST")[0] == 200
-    until(lambda: not one.leads, 10.0, "it stops claiming without an API server")
+    until(lambda: not one.leads, "it stops claiming without an API server", 10.0)
     assert not leaked(one.log, *tokens, powerless, "invented-token-of-nobody")
     assert "Traceback" not in one.log
 
@@ -611,8 +612,8 @@ def test_no_token_in_the_log_whatever_answers(start: Callable[..., Elector], tmp
     folder = Folder(tmp_path / "folder", token, authority.certificate)
     with TlsServer(authority.sign("127.0.0.1"), tmp_path, BAD_REPLIES[kind]) as server:
         one = start(in_cluster(folder, server.port))
-        until(lambda: len(server.requests) >= 3, 20.0, "it has tried three times")
-        until(lambda: "WARNING" in one.log, 10.0, "it complains")
+        until(lambda: len(server.requests) >= 3, "it has tried three times", 20.0)
+        until(lambda: "WARNING" in one.log, "it complains", 10.0)
     assert all(token.encode() in request for request in server.requests)  # or there was nothing to leak
     assert not leaked(one.log, token)
     assert "Traceback" not in one.log
@@ -628,13 +629,13 @@ def test_a_record_or_a_refusal_writes_no_line_of_its_own_into_the_log(
     body = {"metadata": {"name": election, "annotations": {RECORD: json.dumps(record | times)}}}
     core(sandbox).create_namespaced_endpoints(namespace, body)
     one = start(clean_environment(KUBECONFIG=str(sandbox.kubeconfig)), f"--election={election}")
-    until(lambda: "a lease of 60s" in one.log, 10.0, "it warns of the other lease")
+    until(lambda: "a lease of 60s" in one.log, "it warns of the other lease", 10.0)
     assert not [line for line in one.log.splitlines() if line.startswith(forged)]
     authority = Authority()
     refusal = _http("403 Forbidden", "application/json", json.dumps({"kind": "Status", "message": f"no\n{forged}"}).encode())
     with TlsServer(authority.sign("127.0.0.1"), tmp_path, lambda request: refusal) as server:
         other = start(in_cluster(Folder(tmp_path / "folder", "token", authority.certificate), server.port))
-        until(lambda: "403" in other.log, 10.0, "it tells of the refusal")
+        until(lambda: "403" in other.log, "it tells of the refusal", 10.0)
         assert not [line for line in other.log.splitlines() if line.startswith(forged)]
 
 
@@ -705,7 +706,7 @@ def test_a_server_whose_certificate_does_not_hold_learns_nothing(
             url = f"https://127.0.0.1:{server.port}"
             env = clean_environment(KUBECONFIG=str(write_kubeconfig(tmp_path / "kubeconfig", url=url, token=token, **data)))
         one = start(env)
-        until(lambda: server.connections >= 5, 20.0, "it has tried five times")
+        until(lambda: server.connections >= 5, "it has tried five times", 20.0)
         assert one.leader == ""
         assert not one.leads
         assert server.requests == []
@@ -729,9 +730,9 @@ def test_the_real_api_server_under_another_name_or_ca_is_refused_too(
         path = write_kubeconfig(tmp_path / f"kubeconfig-{number}", url=sandbox.url, token=token, **cluster)
         started.append(start(clean_environment(KUBECONFIG=str(path))))
     wrong_name, wrong_ca, right = started
-    until(lambda: right.leads, 20.0, "with the right CA and name, it leads")
-    until(lambda: "certificate is refused: Hostname mismatch" in wrong_name.log, 10.0, "the name is refused")
-    until(lambda: "certificate is refused: unable to get local issuer" in wrong_ca.log, 10.0, "the CA is refused")
+    until(lambda: right.leads, "with the right CA and name, it leads", 20.0)
+    until(lambda: "certificate is refused: Hostname mismatch" in wrong_name.log, "the name is refused", 10.0)
+    until(lambda: "certificate is refused: unable to get local issuer" in wrong_ca.log, "the CA is refused", 10.0)
     assert wrong_name.leader == wrong_ca.leader == ""
     assert not [one.log for one in started if leaked(one.log, token)]
 

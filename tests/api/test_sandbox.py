@@ -9,10 +9,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from kubernetes.client import ApiException
 
 from sandbox import Sandbox, SandboxError, _folders
 from sandbox.kubelet import prepare
+from tests.waiting import until
 
 pytestmark = pytest.mark.api
 
@@ -37,13 +37,6 @@ def _heed_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -76,7 +69,7 @@ def namespace(sandbox: Sandbox) -> Iterator[str]:
     def has_its_account() -> bool:
         return any(account.metadata.name == "default" for account in core.list_namespaced_service_account(name).items)
 
-    until(has_its_account)
+    until(has_its_account, "the account is there")
     yield name
     core.delete_namespace(name)
 
@@ -150,7 +143,7 @@ def test_a_pods_token_ends_with_the_pod(sandbox: Sandbox, namespace: str, tmp_pa
                 return int(error.status or 0) == 401
             return False
 
-        until(refused)
+        until(refused, "it is refused")
         api.rest_client.pool_manager.clear()
 
 
@@ -184,7 +177,7 @@ def test_two_run_side_by_side_and_parts_can_be_restarted(sandbox: Sandbox) -> No
             core.read_namespace("only-here")
 
         folder = other.directory
-        until(lambda: len(processes_of(folder)) == 4)
+        until(lambda: len(processes_of(folder)) == 4, "the sandbox's processes are there")
     assert processes_of(folder) == []
     assert not folder.exists()
     assert sandbox.program("etcd").running
@@ -194,7 +187,7 @@ def test_two_run_side_by_side_and_parts_can_be_restarted(sandbox: Sandbox) -> No
 def test_when_a_part_dies_everything_ends_and_says_so() -> None:
     with Sandbox.start() as sandbox:
         sandbox.program("etcd").signal(signal.SIGKILL)
-        until(lambda: processes_of(sandbox.directory) == [])
+        until(lambda: processes_of(sandbox.directory) == [], "none is left")
         with pytest.raises(SandboxError, match="etcd ended by itself with signal 9"):
             sandbox.run("x", ["true"])
         assert not sandbox.directory.exists()
@@ -233,14 +226,14 @@ def test_nothing_is_left_whoever_is_killed(temporary: Path, victim: str, number:
         told = json.loads(process.stdout.readline())
         folder = Path(told["folder"])
         # A look at all of /proc can miss one that starts another program just then.
-        until(lambda: len(processes_of(folder)) == 5)
+        until(lambda: len(processes_of(folder)) == 5, "its processes are there")
         if victim != "caller":
             os.kill(told["keeper"], number)
         if victim != "keeper":
             process.send_signal(number)
-        until(lambda: processes_of(folder) == [])
+        until(lambda: processes_of(folder) == [], "none is left")
         if victim == "keeper":
-            until(lambda: list(temporary.iterdir()) == [])
+            until(lambda: list(temporary.iterdir()) == [], "its folder is gone")
             process.kill()
     if victim == "both" and number == signal.SIGKILL:
         # Nobody was left to remove it: the next one to ask does.
@@ -287,7 +280,7 @@ def test_ctrl_c_while_starting_leaves_nothing(temporary: Path) -> None:
     command = [sys.executable, "-m", "sandbox", "up"]
     env = {**os.environ, "TMPDIR": str(temporary)}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until(lambda: any("kube-apiserver" in line for line in processes_of(temporary)))
+        until(lambda: any("kube-apiserver" in line for line in processes_of(temporary)), "an API server runs")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -10,7 +10,7 @@ import pytest
 
 from sandbox import Sandbox
 from tests.api.managed import Managed, managed
-from tests.chart.release import until
+from tests.waiting import until
 from webhook.__main__ import main
 
 pytestmark = [pytest.mark.api, pytest.mark.long, pytest.mark.timeout(300)]

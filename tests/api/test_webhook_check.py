@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 from sandbox import Sandbox
 from sandbox._keeper_client import Program
 from sandbox.injection import IMAGE, start_webhook
+from tests.waiting import eventually, until
 from webhook.__main__ import main
 
 pytestmark = pytest.mark.api
@@ -26,14 +26,6 @@ RECORD = "control-plane.alpha.kubernetes.io/leader"
 CONFIGURATION = "leader-election"
 
 Json = dict[str, Any]
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +67,7 @@ class Asked:
         )
 
     def pod(self) -> Any:
-        return until(lambda: self.core.list_namespaced_pod(self.namespace).items)[0]
+        return eventually(lambda: self.core.list_namespaced_pod(self.namespace).items, "the pod is there")[0]
 
     def allow(self, *verbs: str) -> None:
         """Give the namespace's default account these verbs on Endpoints."""
@@ -98,7 +90,10 @@ def asked(cluster: tuple[Sandbox, Program], capsys: pytest.CaptureFixture[str]) 
     sandbox, _ = cluster
     made = Asked(sandbox, f"test-{uuid.uuid4().hex[:8]}", capsys)
     made.core.create_namespace({"metadata": {"name": made.namespace}})
-    until(lambda: [a for a in made.core.list_namespaced_service_account(made.namespace).items if a.metadata.name == "default"])
+    until(
+        lambda: [a for a in made.core.list_namespaced_service_account(made.namespace).items if a.metadata.name == "default"],
+        "the account is there",
+    )
     return made
 
 
@@ -225,7 +220,10 @@ def test_what_one_may_not_see_is_unknown(asked: Asked, tmp_path: Path) -> None:
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
     subject = {"kind": "ServiceAccount", "name": "default", "namespace": asked.namespace}
     rbac.create_namespaced_role_binding(asked.namespace, {"metadata": {"name": "view"}, "roleRef": role, "subjects": [subject]})
-    code, lines = until(lambda: found if len((found := asked.check("deployment/web", kubeconfig=kubeconfig))[1]) > 1 else None)
+    code, lines = eventually(
+        lambda: found if len((found := asked.check("deployment/web", kubeconfig=kubeconfig))[1]) > 1 else None,
+        "the check finds the pod",
+    )
     assert code == 3
     assert [line for line in lines if line.startswith("WRONG")] == []
     unknown = [line for line in lines if line.startswith("? ")]

@@ -7,7 +7,6 @@ import json
 import re
 import ssl
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sandbox import Sandbox
 from sandbox._certificates import Authority
 from sandbox._keeper_client import Program
 from sandbox.injection import registration, start_webhook
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.api
 
@@ -41,14 +41,6 @@ SECURE = {
 SMALL = {"cpu": "100m", "memory": "64Mi"}
 
 Json = dict[str, Any]
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,10 @@ class Namespace:
 def namespace(cluster: Cluster) -> Namespace:
     name = f"test-{uuid.uuid4().hex[:8]}"
     cluster.core.create_namespace({"metadata": {"name": name}})
-    until(lambda: [a for a in cluster.core.list_namespaced_service_account(name).items if a.metadata.name == "default"])
+    until(
+        lambda: [a for a in cluster.core.list_namespaced_service_account(name).items if a.metadata.name == "default"],
+        "the account is there",
+    )
     return Namespace(cluster, name)
 
 
@@ -190,7 +185,7 @@ def test_a_quota_that_wants_limits(namespace: Namespace) -> None:
     core = namespace.cluster.core
     hard = {"requests.cpu": "1", "requests.memory": "1Gi", "limits.cpu": "1", "limits.memory": "1Gi"}
     core.create_namespaced_resource_quota(namespace.name, {"metadata": {"name": "all"}, "spec": {"hard": hard}})
-    until(lambda: core.read_namespaced_resource_quota("all", namespace.name).status.hard)
+    until(lambda: core.read_namespaced_resource_quota("all", namespace.name).status.hard, "the quota is observed")
     with pytest.raises(ApiException, match=r"must specify limits\.cpu"):
         namespace.create(pod({}))
     stored = namespace.create(pod(containers=app(resources={"limits": SMALL})))
@@ -203,8 +198,10 @@ def test_a_limit_range_counts_before_the_webhook(namespace: Namespace) -> None:
         namespace.name, {"metadata": {"name": "all"}, "spec": {"limits": [limit]}}
     )
     # The API server takes a LimitRange up a moment after it has stored it.
-    until(lambda: "resources" in namespace.create(pod({}), dry_run="All")["spec"]["containers"][0])
-    stored = until(lambda: made if (made := namespace.create(pod()))["status"]["qosClass"] == "Guaranteed" else None)
+    until(lambda: "resources" in namespace.create(pod({}), dry_run="All")["spec"]["containers"][0], "the LimitRange counts")
+    stored = eventually(
+        lambda: made if (made := namespace.create(pod()))["status"]["qosClass"] == "Guaranteed" else None, "the pod is guaranteed"
+    )
     assert elector(stored)["resources"]["requests"] == elector(stored)["resources"]["limits"]
 
 
@@ -239,7 +236,7 @@ def test_the_audit_log_tells_what_was_decided(namespace: Namespace) -> None:
         found = [json.loads(line)["annotations"] for line in lines if '"resource":"pods"' in line and "ResponseComplete" in line]
         return [one for one in found if "inject.leader-election.io/result" in one]
 
-    (found,) = until(entries)
+    (found,) = eventually(entries, "the audit log has it")
     assert found["inject.leader-election.io/result"] == "injected"
     assert found["inject.leader-election.io/election"] == "tests"
 
@@ -287,7 +284,7 @@ def other(cluster: Cluster, namespace: Namespace, tmp_path: Path) -> Iterator[Ca
         del webhook["matchConditions"]
         admission.create_mutating_webhook_configuration(document)
         registered.append(name)
-        until(lambda: len(namespace.create(pod({}), dry_run="All")["spec"]["containers"]) == 2)
+        until(lambda: len(namespace.create(pod({}), dry_run="All")["spec"]["containers"]) == 2, "both inject")
 
     with ThreadingHTTPServer(("127.0.0.1", 0), OtherInjector) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -365,7 +362,7 @@ def node(cluster: Cluster) -> None:
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
 def test_the_election_is_named_after_the_workload(namespace: Namespace, node: None, kind: str) -> None:
     create_workload(namespace, kind, workload(kind))
-    (found,) = until(lambda: namespace.cluster.core.list_namespaced_pod(namespace.name).items)
+    (found,) = eventually(lambda: namespace.cluster.core.list_namespaced_pod(namespace.name).items, "the pod is there")
     stored = namespace.cluster.json(found)
     assert "--election=web.leader" in elector(stored)["args"]
     assert stored["metadata"]["labels"]["leader-election/injected"] == "native"
@@ -378,7 +375,7 @@ def test_a_job_needs_a_name(namespace: Namespace) -> None:
     document = workload("Job", NAMED)
     document["metadata"]["name"] = "named"
     create_workload(namespace, "Job", document)
-    (found,) = until(lambda: namespace.cluster.core.list_namespaced_pod(namespace.name).items)
+    (found,) = eventually(lambda: namespace.cluster.core.list_namespaced_pod(namespace.name).items, "the pod is there")
     assert "--election=tests" in elector(namespace.cluster.json(found))["args"]
 
 
@@ -393,7 +390,7 @@ def failure_of(namespace: Namespace, kind: str) -> str:
         events = namespace.cluster.core.list_namespaced_event(namespace.name).items
         return [one.message for one in events if one.reason == "FailedCreate" and one.involved_object.kind == kind]
 
-    message: str = until(failures)[0]
+    message: str = eventually(failures, "there is a failure")[0]
     return message
 
 

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,10 @@ from tests.chart.helm import CHART, helm
 from tests.chart.service import Service
 from tests.ports import free_port
 
-__all__ = ["Kubelet", "Release", "until"]
+__all__ = ["Kubelet", "Release"]
 
 _ROOT = CHART.parents[1]
 _POLL = 0.1
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> float:
-    """Wait for `condition`; returns after how many seconds it held."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 class Release:

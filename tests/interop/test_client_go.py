@@ -16,9 +16,9 @@ import kubernetes.client
 import pytest
 
 from sandbox import Sandbox
-from tests.api.electors import until
 from tests.interop.candidates import LOCKS
 from tests.interop.contenders import LEASE, Contender, Observer, Ours, Theirs
+from tests.waiting import until
 
 pytestmark = [pytest.mark.api, pytest.mark.long, pytest.mark.timeout(240)]
 
@@ -79,19 +79,19 @@ def hand_over(how: str, old: Contender, new: Contender, observer: Observer) -> f
     if how == "release":
         with observer.application_ended(old):
             old.program.signal(SIGTERM)
-            took = until(claimed, RELEASED, f"{new} leads after {old} has released")
+            took = until(claimed, f"{new} leads after {old} has released", RELEASED)
             assert old.program.wait(5.0) == 0
         old.restart()
     elif how == "kill":
         old.program.signal(SIGKILL)
-        took = until(claimed, CRASHED, f"{new} leads after {old} was killed")
+        took = until(claimed, f"{new} leads after {old} was killed", CRASHED)
         old.restart()
     else:
         old.program.signal(SIGSTOP)
-        took = until(claimed, CRASHED, f"{new} leads after {old} was stopped")
+        took = until(claimed, f"{new} leads after {old} was stopped", CRASHED)
         heard = observer.answers_of(old)
         old.program.signal(SIGCONT)
-        until(lambda: observer.answers_of(old) > heard, 5.0, f"{old} answers again")
+        until(lambda: observer.answers_of(old) > heard, f"{old} answers again", 5.0)
     if how != "release":
         # Whoever takes over sooner has not waited for the lease: renewals are at most a quarter of it apart.
         assert time.monotonic() - began > LEASE / 2
@@ -100,20 +100,20 @@ def hand_over(how: str, old: Contender, new: Contender, observer: Observer) -> f
 
 def test_ten_fail_overs_each_way_and_never_two_leaders(lock: str, stand: Stand) -> None:
     ours = stand(Ours, "ours")
-    until(all_name(ours, ours), 20.0, "ours leads alone")
+    until(all_name(ours, ours), "ours leads alone", 20.0)
     theirs = stand(Theirs, "theirs")
     ways = cycle(["release", "kill", "freeze"])  # three, so that each side is ended in each of them
     old, new = ours, theirs
     tokens = []
     with Observer(ours, theirs) as observer:
-        until(all_name(ours, ours, theirs), 10.0, "theirs names ours, whose record it has read")
-        until(lambda: observer.claims_of(ours), 5.0, "ours has told its claim")
+        until(all_name(ours, ours, theirs), "theirs names ours, whose record it has read", 10.0)
+        until(lambda: observer.claims_of(ours), "ours has told its claim", 5.0)
         for _ in range(2 * EACH_WAY):
             if old is ours:
                 tokens.append(ours.ask("/v1/leader")["token"])
             how = next(ways)
             took = hand_over(how, old, new, observer)
-            until(all_name(new, ours, theirs), 10.0, f"both name {new}")
+            until(all_name(new, ours, theirs), f"both name {new}", 10.0)
             print(f"{lock}, {how:7} {old} -> {new}: {took:.3f} s")
             old, new = new, old
     assert tokens == sorted(set(tokens)), "a fencing token did not grow while client-go, which knows none, led in between"
@@ -128,14 +128,14 @@ def test_two_of_each_race_for_what_a_killed_leader_has_left(lock: str, stand: St
             heard = {one.leader for one in among}
             return next((one for one in among if heard == {one.name}), None)
 
-        until(lambda: agreed(*contenders), 20.0, "four agree")
+        until(lambda: agreed(*contenders), "four agree", 20.0)
         for _ in range(4):
             leader = agreed(*contenders)
             assert leader is not None
             others = [one for one in contenders if one is not leader]
             leader.program.signal(SIGKILL)
-            took = until(lambda others=others: agreed(*others), CRASHED, "the others agree")  # type: ignore[misc]
+            took = until(lambda others=others: agreed(*others), "the others agree", CRASHED)  # type: ignore[misc]
             print(f"{lock}, kill {leader} -> {agreed(*others)}: {took:.3f} s")
             leader.restart()
-            until(lambda: agreed(*contenders), 10.0, "four agree again")
+            until(lambda: agreed(*contenders), "four agree again", 10.0)
         assert all(observer.answers_of(one) > 100 for one in contenders)

@@ -17,8 +17,8 @@ import yaml
 from sandbox import Sandbox, binaries
 from sandbox._images import REPOSITORY, RUNTIMES, TAG, project_images, runtime_image
 from sandbox._recipes import NODE
-from tests.api.electors import until
 from tests.chart.helm import CHART, helm
+from tests.waiting import until
 
 __all__ = [
     "APPS",
@@ -165,8 +165,8 @@ class Cluster:
         """Wait until the lock is held by a pod, and by another one than that."""
         until(
             lambda: self.leader(namespace, election) not in ("", other_than),
-            seconds,
             f"somebody other than {other_than!r} holds {namespace}/{election}",
+            seconds,
         )
         return self.leader(namespace, election)
 

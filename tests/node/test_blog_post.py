@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from sandbox._images import REPOSITORY, TAG
-from tests.api.electors import ROOT, until
+from tests.api.electors import ROOT
 from tests.node.cluster import APPS, NODE_IMAGE, Cluster, deployment, pod_spec
 from tests.node.observer import Observer
 from tests.ports import free_port
+from tests.waiting import until
 
 ELECTOR_IMAGE = f"{REPOSITORY}-elector:{TAG}"
 SEED_VARIABLE = "LEADER_ELECTION_SEED_APPLICATION"
@@ -76,7 +77,7 @@ def test_three_stand_alone_replicas(cluster: Cluster, example: str) -> None:
     def all_say_so() -> bool:  # row 2
         return all(f"leader is {leader}" in cluster.logs(example, name, "elector").splitlines() for name in pods)
 
-    until(all_say_so, 30, "each pod's log says who leads")
+    until(all_say_so, "each pod's log says who leads", 30)
 
     shown = yaml.safe_load(cluster.kubectl("get", "endpoints", "example", "-o", "yaml"))  # row 3
     record = json.loads(shown["metadata"]["annotations"]["control-plane.alpha.kubernetes.io/leader"])
@@ -92,11 +93,11 @@ def test_three_stand_alone_replicas(cluster: Cluster, example: str) -> None:
 
     changes = []
     with Observer(cluster, example) as observer:  # row 4
-        until(lambda: observer.leader == leader, 30, "the observer sees the leader")
+        until(lambda: observer.leader == leader, "the observer sees the leader", 30)
         for _ in range(ROUNDS):
             former = observer.leader
             cluster.kubectl("delete", "pod", former)
-            until(lambda former=former: observer.leader not in ("", former), 60, "another one leads")  # type: ignore[misc]
+            until(lambda former=former: observer.leader not in ("", former), "another one leads", 60)  # type: ignore[misc]
             changes.append(observer.changes()[-1])
     for change in changes:
         print(f"leader deleted: none for {change.leaderless:.2f} s; another {change.after_end:.2f} s after its end")
@@ -111,7 +112,7 @@ def kubectl_proxy(cluster: Cluster) -> Iterator[int]:
         "kubectl-proxy", [cluster.kubectl_program, "proxy", f"--port={port}"], env=cluster.environment, cwd=cluster.scratch
     )
     try:
-        until(lambda: "Starting to serve" in proxy.log.read_text(), 30, "kubectl proxy serves")
+        until(lambda: "Starting to serve" in proxy.log.read_text(), "kubectl proxy serves", 30)
         yield port
     finally:
         proxy.stop()
@@ -131,20 +132,20 @@ def test_the_posts_application_beside_an_injected_elector(cluster: Cluster, name
     cluster.apply(namespace, config, deployment(spec=spec, annotations={"leader-election/listen": "all"}))
     cluster.rolled_out(namespace, "deployment/app")
     leader = cluster.wait_for_leader(namespace)
-    until(lambda: masters(cluster, namespace) == {f"Master is {leader}"}, 30, "all three pods print the same master")
+    until(lambda: masters(cluster, namespace) == {f"Master is {leader}"}, "all three pods print the same master", 30)
     assert leader in {pod.metadata.name for pod in cluster.pods(namespace)}
 
     changes = []
     with Observer(cluster, namespace) as observer:
-        until(lambda: observer.leader == leader, 30, "the observer sees the leader")
+        until(lambda: observer.leader == leader, "the observer sees the leader", 30)
         for _ in range(ROUNDS):
             former = observer.leader
             cluster.kubectl("--namespace", namespace, "delete", "pod", former)
-            until(lambda former=former: observer.leader not in ("", former), 60, "another one leads")  # type: ignore[misc]
+            until(lambda former=former: observer.leader not in ("", former), "another one leads", 60)  # type: ignore[misc]
             changes.append(observer.changes()[-1])
             cluster.rolled_out(namespace, "deployment/app")
         successor = observer.leader
-        until(lambda: masters(cluster, namespace) == {f"Master is {successor}"}, 30, "all print the new master")
+        until(lambda: masters(cluster, namespace) == {f"Master is {successor}"}, "all print the new master", 30)
     for change in changes:
         print(f"leader deleted: none for {change.leaderless:.3f} s; another {change.after_end:.3f} s after its end")
     assert statistics.median(change.leaderless for change in changes) < WITHIN
@@ -160,21 +161,21 @@ def test_never_two_through_a_rolling_update_and_an_eviction(cluster: Cluster, na
     cluster.apply(namespace, budget, deployment(annotations={"leader-election/listen": "all"}))
     cluster.rolled_out(namespace, "deployment/app")
     with Observer(cluster, namespace) as observer:
-        until(lambda: observer.leader, 60, "somebody leads")
+        until(lambda: observer.leader, "somebody leads", 60)
         first = {pod.metadata.name for pod in cluster.pods(namespace)}
         cluster.kubectl("--namespace", namespace, "rollout", "restart", "deployment/app")
         cluster.rolled_out(namespace, "deployment/app")
-        until(lambda: observer.leader not in ("", *first), 60, "one of the new pods leads")
+        until(lambda: observer.leader not in ("", *first), "one of the new pods leads", 60)
         rolled = observer.leaderless()
         print(f"rolling update: {len(rolled)} changes, without a leader for {sum(rolled):.2f} s in all, {rolled}")
 
         # What `kubectl drain` does for each pod: an eviction, which heeds the budget.
         evicted = observer.leader
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": evicted, "namespace": namespace}}
-        until(lambda: len(cluster.pods(namespace)) == 3, 60, "three pods")
+        until(lambda: len(cluster.pods(namespace)) == 3, "three pods", 60)
         cluster.rolled_out(namespace, "deployment/app")
         cluster.core.create_namespaced_pod_eviction(evicted, namespace, body)
-        until(lambda: observer.leader not in ("", evicted), 60, "another one leads")
+        until(lambda: observer.leader not in ("", evicted), "another one leads", 60)
         change = observer.changes()[-1]
         print(f"eviction: without a leader for {change.leaderless:.3f} s")
         assert change.former == evicted
@@ -188,14 +189,14 @@ def test_kubectl_drain_moves_the_leader(cluster: Cluster, namespace: str) -> Non
     cluster.apply(namespace, deployment(annotations={"leader-election/listen": "all"}))
     cluster.rolled_out(namespace, "deployment/app")
     with Observer(cluster, namespace) as observer:
-        until(lambda: observer.leader, 60, "somebody leads")
+        until(lambda: observer.leader, "somebody leads", 60)
         drain = ("drain", "node", f"--pod-selector={APPS}", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s")
         try:
             cluster.kubectl(*drain)
-            until(lambda: observer.leader == "", 30, "all are gone")
+            until(lambda: observer.leader == "", "all are gone", 30)
         finally:
             cluster.kubectl("uncordon", "node")
         began = time.monotonic()
-        until(lambda: observer.leader, 60, "one of the new pods leads")
+        until(lambda: observer.leader, "one of the new pods leads", 60)
         print(f"drained: {observer.leaders}; a new leader {time.monotonic() - began:.2f} s after the node took pods again")
     assert cluster.leader(namespace) == observer.leaders[-1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import statistics
 
-from tests.api.electors import until
 from tests.node.cluster import Cluster, deployment, pod_spec
+from tests.waiting import until
 
 MEMORY_LIMIT = 64 << 20
 """Bytes: the chart's `elector.resources.limits.memory`."""
@@ -37,7 +37,7 @@ def test_memory_is_far_below_its_limit(cluster: Cluster, namespace: str) -> None
     cluster.apply(namespace, deployment(annotations={"leader-election/ttl": "4s"}))
     cluster.rolled_out(namespace, "deployment/app")
     cluster.wait_for_leader(namespace)
-    until(lambda: memory(cluster, namespace), 60, "the kubelet reports the electors' memory")
+    until(lambda: memory(cluster, namespace), "the kubelet reports the electors' memory", 60)
     found = memory(cluster, namespace)
     print(f"working set of the electors: {', '.join(f'{one / (1 << 20):.1f}' for one in found)} MiB of {MEMORY_LIMIT >> 20}")
     limits = {pod.spec.init_containers[0].resources.limits["memory"] for pod in cluster.pods(namespace)}
@@ -54,7 +54,7 @@ def seconds_to_ready(cluster: Cluster, namespace: str, name: str, annotations: d
         conditions = cluster.core.read_namespaced_pod(name, namespace).status.conditions or []
         return any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
 
-    took = until(ready, 60, f"{name} is ready")
+    took = until(ready, f"{name} is ready", 60)
     cluster.kubectl("--namespace", namespace, "delete", "pod", name)
     return took
 

@@ -15,9 +15,9 @@ import kubernetes.watch
 import pytest
 import urllib3
 
-from tests.api.electors import until
 from tests.node.cluster import PYTHON_IMAGE, Cluster, deployment, pod_spec
 from tests.node.observer import Observer
+from tests.waiting import until
 
 TAKES = 2.0
 """Seconds that the application goes on working after SIGTERM."""
@@ -105,13 +105,13 @@ def end_the_leader(cluster: Cluster, namespace: str, observer: Observer) -> End:
     logs = cluster.sandbox.run(
         f"logs-{leader[-5:]}", [cluster.kubectl_program, *follow], env=cluster.environment, cwd=cluster.scratch
     )
-    until(lambda: "working" in logs.log.read_text(), 30, "the log is followed")
+    until(lambda: "working" in logs.log.read_text(), "the log is followed", 30)
     with Lock(cluster, namespace, "app.leader") as lock:
-        until(lambda: lock.holders, 10, "the lock is watched")
+        until(lambda: lock.holders, "the lock is watched", 10)
         cluster.kubectl("--namespace", namespace, "delete", "pod", leader, "--wait=false")
-        until(lambda: observer.leader not in ("", leader), 60, "another one leads")
+        until(lambda: observer.leader not in ("", leader), "another one leads", 60)
         successor = observer.leader
-        until(lambda: "application ends" in logs.log.read_text(), 30, "the log has the application's last line")
+        until(lambda: "application ends" in logs.log.read_text(), "the log has the application's last line", 30)
     logs.stop()
     assert [holder for _, holder in lock.holders[:3]] == [leader, "", successor]
     wall = time.time() - time.monotonic()
@@ -139,7 +139,7 @@ def test_application_then_lock_then_the_next(cluster: Cluster, namespace: str, a
     with Observer(cluster, namespace) as observer:
         for _ in range(rounds):
             cluster.rolled_out(namespace, "deployment/app")
-            until(lambda: observer.leader, 60, "somebody leads")
+            until(lambda: observer.leader, "somebody leads", 60)
             ends.append(end_the_leader(cluster, namespace, observer))
             print(ends[-1])
     for end in ends:

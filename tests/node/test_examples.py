@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from sandbox._images import REPOSITORY, RUNTIMES, TAG
-from tests.api.electors import ROOT, until
+from tests.api.electors import ROOT
 from tests.chart.helm import CHART
 from tests.node.cluster import RELEASE, Cluster
+from tests.waiting import until
 
 EXAMPLES = ROOT / "examples"
 MANAGED = [f"--set=image.repository={REPOSITORY}", f"--set=image.tag={TAG}", "--set=rbac.mode=managed"]
@@ -43,13 +44,13 @@ def test_the_pods_of_an_example_agree(cluster: Cluster, namespace: str, name: st
     cluster.kubectl("--namespace", namespace, "apply", "-f", str(file))
     cluster.rolled_out(namespace, deployed)
     leader = cluster.wait_for_leader(namespace, f"{name}-example.leader")
-    until(lambda: pages(cluster, namespace, name) == {f"Master is {leader}"}, 90, "all pods show the leader")
+    until(lambda: pages(cluster, namespace, name) == {f"Master is {leader}"}, "all pods show the leader", 90)
     assert len(cluster.pods(namespace, f"app={name}-example")) == 3
 
     cluster.kubectl("--namespace", namespace, "delete", "pod", leader)
     successor = cluster.wait_for_leader(namespace, f"{name}-example.leader", other_than=leader)
     cluster.rolled_out(namespace, deployed)
-    until(lambda: pages(cluster, namespace, name) == {f"Master is {successor}"}, 90, "all pods show the next leader")
+    until(lambda: pages(cluster, namespace, name) == {f"Master is {successor}"}, "all pods show the next leader", 90)
     if name == "shell":
         assert "here is what only the leader does" in cluster.logs(namespace, successor, "app")
 
@@ -79,6 +80,6 @@ def test_the_service_leads_to_the_leader(cluster: Cluster, namespace: str) -> No
             labelled = cluster.pods(namespace, "app=node-example,leader-election/leader=true")
             return answers == {f"Master is {leader}"} and [pod.metadata.name for pod in labelled] == [leader]
 
-        until(answered, 60, "the Service leads to the leader")
+        until(answered, "the Service leads to the leader", 60)
         cluster.kubectl("--namespace", namespace, "delete", "pod", leader)
         cluster.wait_for_leader(namespace, "node-example.leader", other_than=leader)

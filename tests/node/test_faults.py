@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.electors import until
 from tests.node.cluster import Cluster, Failed, deployment
 from tests.node.observer import Observer
+from tests.waiting import until
 
 OBSERVED = {"leader-election/listen": "all", "leader-election/ttl": "6s"}
 TTL = 6.0
@@ -25,7 +25,7 @@ def observer(cluster: Cluster, namespace: str) -> Iterator[Observer]:
     cluster.apply(namespace, deployment(annotations=OBSERVED))
     cluster.rolled_out(namespace, "deployment/app")
     with Observer(cluster, namespace) as observer:
-        until(lambda: observer.leader, 60, "somebody leads")
+        until(lambda: observer.leader, "somebody leads", 60)
         yield observer
 
 
@@ -62,11 +62,11 @@ def test_killed_by_the_kernel_for_want_of_memory(cluster: Cluster, namespace: st
         cluster.kubectl(
             "--namespace", namespace, "exec", leader, "--container=leader-elector", "--", "python3", "-c", FILL_MEMORY
         )
-    until(lambda: elector_status(cluster, namespace, leader).restart_count == 1, 60, "the kubelet has restarted it")
+    until(lambda: elector_status(cluster, namespace, leader).restart_count == 1, "the kubelet has restarted it", 60)
     status = elector_status(cluster, namespace, leader)
     assert status.last_state.terminated.reason == "OOMKilled"
-    until(lambda: elector_status(cluster, namespace, leader).started, 60, "it runs again")
-    until(lambda: observer.leader, 60, "somebody leads")
+    until(lambda: elector_status(cluster, namespace, leader).started, "it runs again", 60)
+    until(lambda: observer.leader, "somebody leads", 60)
     app = cluster.core.read_namespaced_pod(leader, namespace).status.container_statuses[0]
     assert app.restart_count == 0, "the application ran on beside it"
     # The same container of the same pod goes on where its predecessor was ended.
@@ -78,11 +78,11 @@ def test_frozen_and_restarted_by_its_liveness_probe(cluster: Cluster, namespace:
     leader = observer.leader
     began = time.monotonic()
     os.kill(elector_process(cluster, namespace, leader), signal.SIGSTOP)
-    until(lambda: observer.leader not in ("", leader), 60, "another one leads")
+    until(lambda: observer.leader not in ("", leader), "another one leads", 60)
     change = observer.changes()[-1]
     print(f"frozen: without a leader for {change.leaderless:.2f} s at a ttl of {TTL:g} s")
-    until(lambda: elector_status(cluster, namespace, leader).restart_count == 1, 120, "the kubelet has restarted it")
-    until(lambda: elector_status(cluster, namespace, leader).started, 60, "it runs again")
+    until(lambda: elector_status(cluster, namespace, leader).restart_count == 1, "the kubelet has restarted it", 120)
+    until(lambda: elector_status(cluster, namespace, leader).started, "it runs again", 60)
     print(f"restarted {time.monotonic() - began:.1f} s after it was frozen")
     assert observer.leader == change.successor
 
@@ -94,14 +94,14 @@ def test_pods_go_on_without_their_kubelet(cluster: Cluster, namespace: str, obse
     try:
         # Longer than two ttls: it is held by renewing, not by what was left of it.
         stopped = time.monotonic()
-        until(lambda: time.monotonic() - stopped > 2.5 * TTL, 60, "time has passed")
+        until(lambda: time.monotonic() - stopped > 2.5 * TTL, "time has passed", 60)
         assert observer.leader == leader
         assert observer.leaders == [leader]
         assert observer.asked > asked + 100
         assert observer.leaderless() == [], "it led all the time"
     finally:
         cluster.sandbox.restart("kubelet")
-    until(lambda: ready(cluster), 60, "the node is ready")
+    until(lambda: ready(cluster), "the node is ready", 60)
     cluster.rolled_out(namespace, "deployment/app")
     assert observer.leader == leader
     restarts = [elector_status(cluster, namespace, pod.metadata.name).restart_count for pod in cluster.pods(namespace)]

@@ -19,8 +19,9 @@ import pytest
 from sandbox import SandboxError, _cgroups, _packages
 from sandbox._images import REPOSITORY, TAG
 from sandbox._namespaces import _KERNEL_SETTINGS
-from tests.api.electors import ROOT, until
+from tests.api.electors import ROOT
 from tests.node.cluster import Cluster
+from tests.waiting import until
 
 PLACES = ("/run", "/var/lib", "/var/log", "/opt", "/etc/cni", "/var/run/netns", "/run/netns")
 """Where a node's programs leave things on a machine that has no namespaces for them."""
@@ -128,12 +129,12 @@ def test_nothing_is_left_of_a_node(cluster: Cluster, temporary: Path, end: str) 
     else:
         victim = first if "first" in end else int((folder / "keeper.pid").read_text())
         os.kill(victim, signal.SIGKILL)
-        until(lambda: not processes_in(namespaces), 30, "all its processes are gone")
+        until(lambda: not processes_in(namespaces), "all its processes are gone", 30)
         # When nobody was left to remove them, folder and groups are removed by whoever asks next.
-        until(lambda: "none is running" in run_cli(temporary, "status"), 30, "nothing runs")
+        until(lambda: "none is running" in run_cli(temporary, "status"), "nothing runs", 30)
     assert processes_in(namespaces) == set()
     # A keeper that ends by itself lets go of its folder a moment before it is gone.
-    until(lambda: not processes_with(str(temporary)), 5, "its keeper is gone")
+    until(lambda: not processes_with(str(temporary)), "its keeper is gone", 5)
     after = Machine.now()
     assert [name for name in after.cgroups if group in name] == []
     assert after.interfaces == before.interfaces

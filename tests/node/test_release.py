@@ -13,8 +13,8 @@ import pytest
 from cryptography import x509
 from kubernetes.client import ApiException
 
-from tests.api.electors import until
 from tests.node.cluster import RELEASE, Cluster, deployment, pod_spec
+from tests.waiting import until
 
 WEBHOOK = f"{RELEASE}-webhook"
 
@@ -95,11 +95,11 @@ def test_a_new_certificate_is_delivered_by_the_kubelet_and_taken_up(cluster: Clu
         began = time.monotonic()
         until(
             lambda: all(served(cluster, address).serial_number != former[address] for address in addresses),
-            100,
             "both replicas show a new certificate",
+            100,
         )
         took = time.monotonic() - began
-        until(lambda now=creating.created: creating.created > now + 20, 30, "pods are created under it")  # type: ignore[misc]
+        until(lambda now=creating.created: creating.created > now + 20, "pods are created under it", 30)  # type: ignore[misc]
     print(f"rotation: {took:.1f} s until both replicas served the new one; {creating.created} creations meanwhile, none refused")
     assert creating.refused == []
     pods = webhook_pods(cluster)
@@ -115,7 +115,7 @@ def no_webhook(cluster: Cluster) -> Iterator[None]:
     try:
         # Those that are ending still answer who knows them, as the API server does.
         selector = "app.kubernetes.io/component=webhook"
-        until(lambda: not cluster.core.list_namespaced_pod(RELEASE, label_selector=selector).items, 60, "both are gone")
+        until(lambda: not cluster.core.list_namespaced_pod(RELEASE, label_selector=selector).items, "both are gone", 60)
         yield
     finally:
         cluster.kubectl("--namespace", RELEASE, "scale", f"deployment/{WEBHOOK}", "--replicas=2")
@@ -141,7 +141,7 @@ def test_without_a_webhook_only_annotated_pods_are_refused(cluster: Cluster, nam
         events = cluster.core.list_namespaced_event(namespace, field_selector="reason=FailedCreate").items
         return [event.message for event in events if event.involved_object.name.startswith("app-")]
 
-    until(told, 60, "the ReplicaSet's events tell why its pods are not created")
+    until(told, "the ReplicaSet's events tell why its pods are not created", 60)
     message = told()[0]
     print(f"refused: {message}")
     assert 'failed calling webhook "inject.leader-election.io"' in message

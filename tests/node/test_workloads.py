@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.electors import until
 from tests.node.cluster import SHELL_IMAGE, Cluster, deployment, pod_spec
+from tests.waiting import until
 
 STRICT = {
     "runAsNonRoot": True,
@@ -29,8 +29,8 @@ def elects(cluster: Cluster, namespace: str, kind: str = "deployment") -> str:
         ask = ("exec", pod, "--container=app", "--", "wget", "-q", "-O", "-", "http://localhost:4040/")
         until(
             lambda ask=ask: cluster.kubectl("--namespace", namespace, *ask) == f'{{"name":"{leader}"}}',  # type: ignore[misc]
-            30,
             f"{pod} says that {leader} leads",
+            30,
         )
     return leader
 
@@ -93,8 +93,8 @@ def test_resource_quota(cluster: Cluster, namespace: str) -> None:
     cluster.apply(namespace, quota)
     until(
         lambda: (cluster.core.read_namespaced_resource_quota("all", namespace).status.hard or {}).get("limits.cpu"),
-        30,
         "the quota is in force",
+        30,
     )
     cluster.apply(namespace, deployment(annotations=QUICK, spec=spec))
     elects(cluster, namespace)

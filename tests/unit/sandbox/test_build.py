@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sandbox import SandboxError, binaries
 from sandbox._build import ASSETS_VARIABLE, cache_folder
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = ["etcd", "kube-apiserver", "kube-controller-manager"]
@@ -69,13 +68,6 @@ def built(control: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def test_what_is_missing_is_built_once(control: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = binaries()
 
@@ -100,7 +92,7 @@ def test_a_failed_build_says_what_go_said(control: Path) -> None:
 def test_a_build_that_is_cut_off_leaves_no_half_binary(control: Path, number: signal.Signals, code: int) -> None:
     (control / "hang").touch()
     with subprocess.Popen(BUILD, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until(lambda: bool(built(control)))
+        until(lambda: bool(built(control)), "a build has begun")
         process.send_signal(number)
         assert process.wait(30) == code
     assert [path for path in cache_folder().rglob("*") if path.name in PROGRAMS] == []
@@ -116,7 +108,7 @@ def test_ctrl_c_while_building_is_no_traceback(control: Path) -> None:
     (control / "hang").touch()
     command = [sys.executable, "-m", "sandbox", "build"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        until(lambda: bool(built(control)))
+        until(lambda: bool(built(control)), "a build has begun")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -132,7 +124,7 @@ def test_of_two_builds_at_once_the_second_waits_for_the_first(control: Path) -> 
         return subprocess.Popen(BUILD, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     with start() as first:
-        until(lambda: bool(built(control)))
+        until(lambda: bool(built(control)), "a build has begun")
         with start() as second:
             assert second.stderr is not None
             assert "waiting" in second.stderr.readline()

@@ -6,14 +6,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sandbox import SandboxError, _folders
 from sandbox._keeper_client import KeeperClient, Program
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 ENV = {"PATH": os.defpath}
@@ -40,13 +40,6 @@ def start(keeper: KeeperClient, script: str, *, essential: bool = False, name: s
     return keeper.start(name, ["sh", "-c", script], ENV, cwd=folder, log=log, essential=essential)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def alive(pid: int) -> bool:
     """Whether it runs; a zombie that its new parent has not waited for yet does not."""
     try:
@@ -61,7 +54,7 @@ def alive(pid: int) -> bool:
 
 
 def pid_in(file: Path) -> int:
-    until(lambda: file.exists() and file.read_text().endswith("\n"))
+    until(lambda: file.exists() and file.read_text().endswith("\n"), "the file is whole")
     return int(file.read_text())
 
 
@@ -84,7 +77,7 @@ def test_a_running_program_is_waited_for_only_as_long_as_asked(keeper: KeeperCli
 
 def test_who_ignores_sigterm_is_killed_after_the_grace(keeper: KeeperClient) -> None:
     program = start(keeper, "trap '' TERM; echo ready; while :; do sleep 0.05; done")
-    until(lambda: program.log.read_text() == "ready\n")
+    until(lambda: program.log.read_text() == "ready\n", "it is ready")
     assert program.stop(grace=0.2) == -signal.SIGKILL
 
 
@@ -114,9 +107,9 @@ def test_the_end_of_an_essential_program_ends_everything_and_is_told(keeper: Kee
 
     other = start(keeper, "exec sleep 1000", name="other")
     start(keeper, "echo the reason; exit 7", essential=True, name="etcd")
-    until(lambda: not alive(other.pid))
+    until(lambda: not alive(other.pid), "the other one ended")
     with pytest.raises(SandboxError, match=r"etcd ended by itself with exit code 7(?s:.*)the reason"):
-        until(still_going)
+        until(still_going, "it still goes on")
     keeper.close()
     assert not _folders.root().exists()
 
@@ -152,8 +145,8 @@ def test_a_kept_one_goes_on_without_its_caller_until_told(keeper: KeeperClient) 
 
     os.kill(keeper.pid, signal.SIGTERM)
 
-    until(lambda: not _folders.is_held(folder))
-    until(lambda: not alive(program.pid))
+    until(lambda: not _folders.is_held(folder), "the folder is let go")
+    until(lambda: not alive(program.pid), "the program ended")
     assert _folders.running() == []
 
 
@@ -161,10 +154,10 @@ def test_a_kept_one_that_ends_by_itself_leaves_a_note(keeper: KeeperClient) -> N
     start(keeper, f"while [ ! -e {_folders.root().parent}/end ]; do sleep 0.01; done; exit 9", essential=True, name="etcd")
     keeper.detach()
     (_folders.root().parent / "end").touch()
-    until(lambda: not _folders.is_held(_folders.root() / "one"))
+    until(lambda: not _folders.is_held(_folders.root() / "one"), "the folder is let go")
     assert "exit code 9" in _folders.take_notes()["one"]
     assert _folders.take_notes() == {}
-    until(lambda: not _folders.root().exists())
+    until(lambda: not _folders.root().exists(), "the folders are gone")
 
 
 @linux
@@ -174,11 +167,11 @@ def test_killing_the_keeper_leaves_neither_process_nor_folder(keeper: KeeperClie
     program = start(keeper, f"sh -c 'echo $$ > {grandchild}; exec sleep 1000' & wait")
     pid = pid_in(grandchild)
     os.kill(keeper.pid, signal.SIGKILL)
-    until(lambda: not alive(program.pid))
-    until(lambda: not alive(pid))
+    until(lambda: not alive(program.pid), "the program ended")
+    until(lambda: not alive(pid), "its child ended")
     with pytest.raises(SandboxError, match="keeper ended with signal 9"):
         keeper.request("reserve", count=1)
-    until(lambda: not _folders.root().exists())
+    until(lambda: not _folders.root().exists(), "the folders are gone")
 
 
 def test_killing_the_caller_leaves_neither_process_nor_folder(tmp_path: Path) -> None:
@@ -202,7 +195,7 @@ def test_killing_the_caller_leaves_neither_process_nor_folder(tmp_path: Path) ->
         assert all(alive(pid) for pid in told["pids"])
         caller.kill()
     for pid in told["pids"]:
-        until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+        until(lambda pid=pid: not alive(pid), "it ended")  # type: ignore[misc]
     assert not Path(told["folder"]).exists()
 
 
