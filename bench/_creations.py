@@ -12,13 +12,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from bench._canned import start_canned
 from sandbox import Sandbox
 from sandbox.injection import start_webhook
 
-__all__ = ["Round", "measure"]
+__all__ = ["Round", "Turn", "Webhook", "measure"]
 
 _NAMESPACE = "bench"
 _PODS = f"/api/v1/namespaces/{_NAMESPACE}/pods"
@@ -26,6 +27,9 @@ _CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigura
 _WITHIN = 30.0
 _WARM = 20
 _ANNOTATED = {"leader-election/enabled": "true", "leader-election/name": "bench"}
+
+Webhook = Literal["none", "ours", "canned"]
+"""Which one is registered; `canned` is the one in Go that decides nothing."""
 
 
 @dataclass
@@ -40,8 +44,12 @@ class Round:
     """The share of the machine's processors that programs took which have nothing to do with this."""
 
 
-def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) -> list[tuple[Round, Round]]:
-    """Pairs of rounds, without and with the webhook installed, `pods` of each kind of pod in all the rounds together.
+Turn = dict[Webhook, Round]
+"""One round of each, right after each other."""
+
+
+def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) -> list[Turn]:
+    """Turns of one round for each webhook, `pods` of each kind of pod in all the turns together.
 
     `alone`: the controller-manager stands still while pods are created. It looks at every pod that has been stored, just when
     the next one is created, and on a small machine takes the processor from whoever is asked about that one.
@@ -56,19 +64,24 @@ def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) 
             registered["metadata"].pop(field_name, None)
         injected = api.call("POST", f"{_PODS}?dryRun=All", _pod("probe", _ANNOTATED))["spec"]
         by_hand = {key: injected[key] for key in ("initContainers", "containers", "volumes")}
-        pairs = []
+        _install(api, None)
+        canned = start_canned(sandbox, api.call("POST", f"{_PODS}?dryRun=All", _pod("probe", _ANNOTATED)))
+        registrations: dict[Webhook, dict[str, Any] | None] = {"none": None, "ours": registered, "canned": canned}
+        order: list[Webhook] = list(registrations)
+        turns = []
         for number in range(rounds):
-            pair = {}
+            turn: Turn = {}
             # Now this first, now that: the machine gets slower and faster for reasons of its own.
-            for installed in (False, True) if number % 2 == 0 else (True, False):
-                _install(api, registered if installed else None)
+            first = number % len(order)
+            for webhook in order[first:] + order[:first]:
+                _install(api, registrations[webhook])
                 with _standing_still(sandbox) if alone else nullcontext():
                     began = _Spent.now(sandbox)
-                    pair[installed] = _create(api, pods // rounds, by_hand)
-                    pair[installed].foreign = _Spent.now(sandbox).foreign_since(began)
-            pairs.append((pair[False], pair[True]))
+                    turn[webhook] = _create(api, pods // rounds, by_hand)
+                    turn[webhook].foreign = _Spent.now(sandbox).foreign_since(began)
+            turns.append(turn)
             say(f"round {number + 1} of {rounds}")
-        return pairs
+        return turns
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ class _Spent:
     def now(cls, sandbox: Sandbox) -> _Spent:
         # user nice system idle iowait irq softirq steal: https://man7.org/linux/man-pages/man5/proc_stat.5.html
         fields = [int(one) for one in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        pids = [sandbox.program(name).pid for name in ("etcd", "kube-apiserver", "kube-controller-manager", "webhook")]
+        pids = [sandbox.program(name).pid for name in ("etcd", "kube-apiserver", "kube-controller-manager", "webhook", "canned")]
         stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in [*pids, os.getpid()]]
         return cls(sum(fields), sum(int(one[11]) + int(one[12]) for one in stats), fields[3] + fields[4])
 

@@ -13,8 +13,9 @@ import time
 from itertools import chain, pairwise
 from statistics import median, quantiles
 
-from bench._admission import Webhook, review, webhook
-from bench._creations import Round, measure
+from bench._admission import Webhook as Serving
+from bench._admission import review, webhook
+from bench._creations import Round, Turn, Webhook, measure
 
 __all__ = ["main"]
 
@@ -46,7 +47,7 @@ def main() -> int:
     return 0
 
 
-def _latency(one: Webhook) -> None:
+def _latency(one: Serving) -> None:
     print(f"One injection over one keep-alive TLS connection, validation and log on, {_PER_TRIAL} per trial:\n")
     print("| pod | trial | p50 | p99 | per second | CPU per review | per second and core |")
     print("|---|---|---|---|---|---|---|")
@@ -71,7 +72,7 @@ def _latency(one: Webhook) -> None:
     connection.close()
 
 
-def _memory(one: Webhook, reviews: int) -> None:
+def _memory(one: Serving, reviews: int) -> None:
     print(f"\nResident memory of the admission process over {reviews:,} reviews:\n")
     print("| reviews | resident |")
     print("|---|---|")
@@ -86,46 +87,47 @@ def _memory(one: Webhook, reviews: int) -> None:
 
 
 def _creations(pods: int, rounds: int, *, alone: bool) -> None:
-    pairs = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True), alone=alone)
+    turns = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True), alone=alone)
     company = "while the controller-manager stands still" if alone else "and whatever the controller-manager does about them"
-    print(f"\nCreating {pods} pods of each kind on a real API server, {company}, {rounds} pairs of rounds:\n")
-    _table(pairs)
+    print(f"\nCreating {pods} pods of each kind on a real API server, {company}, {rounds} rounds:\n")
+    _table(turns)
     # Who waits for a processor measures what others do.
-    quiet = [(off, on) for off, on in pairs if max(off.foreign, on.foreign) < _QUIET]
-    shares = [one.foreign for pair in pairs for one in pair]
+    quiet = [turn for turn in turns if max(one.foreign for one in turn.values()) < _QUIET]
+    shares = [one.foreign for turn in turns for one in turn.values()]
     print(f"\nOther programs took {min(shares):.0%} to {max(shares):.0%} of the processors, {median(shares):.0%} at the median.")
-    if 0 < len(quiet) < len(pairs):
-        print(f"The {len(quiet)} pairs in which they took less than {_QUIET:.0%}:\n")
+    if 0 < len(quiet) < len(turns):
+        print(f"The {len(quiet)} rounds in which they took less than {_QUIET:.0%}:\n")
         _table(quiet)
 
 
-def _table(pairs: list[tuple[Round, Round]]) -> None:
-    print("| pods | webhook not installed, median | installed, median | difference of each pair: median | smallest | largest |")
+def _table(turns: list[Turn]) -> None:
+    print("| pods | no webhook | ours | ours less none | the one in Go less none | ours less the one in Go |")
     print("|---|---|---|---|---|---|")
     for title in _KINDS:
-        without = [_times(off, title) for off, _ in pairs]
-        with_it = [_times(on, title) for _, on in pairs]
-        differences = [median(on) - median(off) for off, on in zip(without, with_it, strict=True)]
-        print(
-            f"| {title} | {median(chain(*without)):.2f} ms | {median(chain(*with_it)):.2f} ms "
-            f"| {median(differences):+.2f} ms | {min(differences):+.2f} ms | {max(differences):+.2f} ms |"
-        )
-    beside = [median(on.annotated) - median(off.by_hand) for off, on in pairs]
-    spread = f"{median(beside):+.2f} ms at the median, {min(beside):+.2f} to {max(beside):+.2f}"
-    print(f"\nThe same pods, injected by the webhook instead of by hand: {spread}.")
-    _noise(pairs)
+        without, ours = (chain(*(_times(turn[webhook], title) for turn in turns)) for webhook in ("none", "ours"))
+        differences = [_apart(turns, title, *pair) for pair in (("ours", "none"), ("canned", "none"), ("ours", "canned"))]
+        print(f"| {title} | {median(without):.2f} ms | {median(ours):.2f} ms | {' | '.join(differences)} |")
+    print("\nDifferences are between the medians of one round: the median of all rounds, and the smallest and the largest.")
+    beside = median(median(turn["ours"].annotated) - median(turn["none"].by_hand) for turn in turns)
+    print(f"The same pods, injected by the webhook instead of by hand: {beside:+.2f} ms at the median.")
+    _noise(turns)
+
+
+def _apart(turns: list[Turn], title: str, one: Webhook, other: Webhook) -> str:
+    found = [median(_times(turn[one], title)) - median(_times(turn[other], title)) for turn in turns]
+    return f"{median(found):+.2f} ms ({min(found):+.2f} to {max(found):+.2f})"
 
 
 def _times(one: Round, title: str) -> list[float]:
     return {"plain": one.plain, "annotated": one.annotated, _BY_HAND: one.by_hand}[title]
 
 
-def _noise(pairs: list[tuple[Round, Round]]) -> None:
+def _noise(turns: list[Turn]) -> None:
     """How much two rounds differ that should not: what is less cannot be told from nothing."""
-    medians = [median(off.plain) for off, _ in pairs]
+    medians = [median(turn["none"].plain) for turn in turns]
     apart = [abs(one - other) for one, other in pairwise(medians)]
     if apart:
-        print(f"\nTwo rounds of plain pods without the webhook differ by {median(apart):.2f} ms at the median.")
+        print(f"Two rounds of plain pods without a webhook differ by {median(apart):.2f} ms at the median.")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sandbox._errors import SandboxError
 from sandbox._keeper_client import Program
 from sandbox._sandbox import Sandbox
 
-__all__ = ["IMAGE", "registration", "start_webhook", "stop_webhook"]
+__all__ = ["IMAGE", "registration", "start_webhook", "stop_webhook", "url_of"]
 
 IMAGE = "leader-election/elector:sandbox"
 """The image that pods are given here. Nothing pulls it: whoever plays the kubelet runs this checkout's elector."""
@@ -89,7 +89,7 @@ def start_webhook(sandbox: Sandbox, options: Sequence[str] = ()) -> Program:
     command = [sys.executable, "-m", "webhook", "webhook", "--listen=127.0.0.1:0", f"--image={IMAGE}"]
     command += [f"--tls-cert-file={pair.certificate}", f"--tls-key-file={pair.key}", *options]
     program = sandbox.run("webhook", command, cwd=Path(__file__).parent.parent)
-    url = _url(program)
+    url = url_of(program)
 
     import kubernetes.client
 
@@ -109,7 +109,8 @@ def stop_webhook(sandbox: Sandbox) -> None:
     shutil.rmtree(sandbox.directory / _FOLDER)
 
 
-def _url(webhook: Program) -> str:
+def url_of(webhook: Program) -> str:
+    """Where it serves, as it says, once it does. Raises `SandboxError` with the tail of its log when it does not within 20 s."""
     deadline = time.monotonic() + _STARTS_WITHIN
     while time.monotonic() < deadline:
         log = webhook.log.read_text() if webhook.log.exists() else ""

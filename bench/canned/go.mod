@@ -1,0 +1,3 @@
+module leader-election/bench/canned
+
+go 1.26.0
