@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from time import perf_counter
 
@@ -98,7 +99,10 @@ class _Mutate:
         seconds = perf_counter() - began
         await send(_start(len(reply)))
         await send({"type": "http.response.body", "body": reply})
-        # After the answer: the pod need not wait for our books.
+        # The loop sends what was written when this turn ends: the pod need not wait for our books.
+        asyncio.get_running_loop().call_soon(self._book, decision, seconds)
+
+    def _book(self, decision: Decision, seconds: float) -> None:
         self._metrics.reviewed(decision.result.value, decision.code, dry_run=decision.dry_run, seconds=seconds)
         log.info(_line(decision))
 
