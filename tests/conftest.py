@@ -1,7 +1,8 @@
-"""What a failed test shows besides itself: the ends of the logs that its sandbox's programs wrote meanwhile."""
+"""What all tests share: programs that can be interrupted, and what a failed test shows besides itself."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from sandbox import Sandbox
 
 _LINES, _WIDTH = 30, 400
 _BEGAN = pytest.StashKey[float]()
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores interrupts, and so would all programs that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
