@@ -10,7 +10,7 @@ __all__ = ["eventually", "until"]
 
 T = TypeVar("T")
 
-_LOOKS_EVERY = 0.01
+_LOOKS_EVERY = 0.02
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> float:

@@ -17,18 +17,19 @@ from webhook._metrics import CONTENT_TYPE, Metrics
 from webhook._review import Decision, answer
 from webhook._settings import InjectionSettings
 
-__all__ = ["LARGEST_BODY", "create_app"]
+__all__ = ["LARGEST_BODY", "Application", "create_app"]
 
 LARGEST_BODY = 3 * 1024 * 1024
 """Bytes. The API server's own limit for a request is 3 MiB, so no pod that it sends is larger by much."""
 
 _PATH = "/mutate"
 _JSON = (b"content-type", b"application/json")
+_LAST = (b"connection", b"close")
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: InjectionSettings, metrics: Metrics | None = None) -> FastAPI:
+def create_app(settings: InjectionSettings, metrics: Metrics | None = None) -> Application:
     """The application: `POST /mutate`, `GET /healthz`, `/readyz` and `/metrics`."""
     counted = metrics or Metrics()
 
@@ -38,14 +39,14 @@ def create_app(settings: InjectionSettings, metrics: Metrics | None = None) -> F
     async def scrape(_: Request) -> Response:
         return Response(counted.text(), media_type=CONTENT_TYPE)
 
-    app = _Application(_Mutate(settings, counted))
+    app = Application(_Mutate(settings, counted))
     app.add_route("/healthz", alive, methods=["GET"])
     app.add_route("/readyz", alive, methods=["GET"])
     app.add_route("/metrics", scrape, methods=["GET"])
     return app
 
 
-class _Application(FastAPI):
+class Application(FastAPI):
     """FastAPI, with reviews taken before its layers, which would take as long as the decision and the patch."""
 
     def __init__(self, mutate: _Mutate) -> None:
@@ -54,6 +55,10 @@ class _Application(FastAPI):
         self._mutate = mutate
         # Starlette's routes: FastAPI's own would send the pod through pydantic.
         self.router.routes.append(Route(_PATH, mutate, methods=["POST"]))
+
+    def end_connections(self) -> None:
+        """From now on each answer to a review is the last on its connection, and says so."""
+        self._mutate.ending = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == _PATH:
@@ -77,6 +82,7 @@ class _Mutate:
     def __init__(self, settings: InjectionSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
+        self.ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
@@ -97,7 +103,7 @@ class _Mutate:
             log.warning("result=refused status=%d reason=%s", refused.status, quoted(refused, longest=1000))
             return
         seconds = perf_counter() - began
-        await send(_start(len(reply)))
+        await send(_start(len(reply), last=self.ending))
         await send({"type": "http.response.body", "body": reply})
         # The loop sends what was written when this turn ends: the pod need not wait for our books.
         asyncio.get_running_loop().call_soon(self._book, decision, seconds)
@@ -115,8 +121,8 @@ def _line(decision: Decision) -> str:
     return f"{line} dryRun=true" if decision.dry_run else line
 
 
-def _start(length: int) -> Message:
-    headers = [_JSON, (b"content-length", str(length).encode())]
+def _start(length: int, *, last: bool) -> Message:
+    headers = [_JSON, (b"content-length", str(length).encode()), *([_LAST] if last else [])]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
 
+from webhook._app import Application
 from webhook._certificate import Certificate, watch, words
 from webhook._errors import ServeError
 from webhook._settings import ServeSettings
@@ -24,11 +24,18 @@ _KEEP_ALIVE = 120
 """Seconds. Longer than the 90 s of Go's client, so that it is the API server that closes an idle connection: a review
 sent into one that we are closing would fail, and the pod with it."""
 
+_LINGER = 1.0
+"""Seconds for which connections stay open after SIGTERM, each until its next answer, which says that it is the last. One that is
+closed while it is idle may be closed just when a review comes, and the API server does not send that a second time. One
+that is idle for as long as this is hardly hit."""
+
+_LINGER_STEP = 0.05
+
 _GRACE = 6
 """Seconds that reviews under way have after SIGTERM, and peers to answer the end of TLS; the API server waits 5 s."""
 
 
-def serve(app: FastAPI, settings: ServeSettings, certificate: Certificate) -> None:
+def serve(app: Application, settings: ServeSettings, certificate: Certificate) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
     Raises `ServeError` when the address is taken.
@@ -56,14 +63,17 @@ def serve(app: FastAPI, settings: ServeSettings, certificate: Certificate) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     said = f"serving on https://{address}:{port}/mutate"
-    _Server(config, certificate, lambda: print(said, flush=True)).run(sockets=[sock])
+    _Server(config, app, certificate, lambda: print(said, flush=True)).run(sockets=[sock])
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which says when it serves, and looks after its certificate meanwhile."""
 
-    def __init__(self, config: uvicorn.Config, certificate: Certificate, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Application, certificate: Certificate, on_started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._app = app
         self._certificate = certificate
         self._on_started = on_started
         self._watching: asyncio.Task[None] | None = None
@@ -79,7 +89,15 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._watching is not None:
             self._watching.cancel()
+        await self._linger()
         await super().shutdown(sockets)
+
+    async def _linger(self) -> None:
+        self._app.end_connections()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LINGER
+        while self.server_state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(_LINGER_STEP)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

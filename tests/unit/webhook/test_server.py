@@ -118,6 +118,25 @@ def test_old_tls_is_refused(server: Server) -> None:
         connection.connect()
 
 
+def test_a_review_on_its_way_when_the_end_comes_is_answered(certificate: Certificate, tmp_path: Path) -> None:
+    """A connection that is in use ends with an answer that says so; the API server does not send a review a second time."""
+    body = json.dumps(review(pod())).encode()
+    with serving(certificate, tmp_path) as running, closing(running.connect()) as connection:
+        last = ""
+        for number in range(1000):
+            if number == 20:
+                running.process.send_signal(signal.SIGTERM)
+            connection.request("POST", "/mutate", body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            assert response.status == 200
+            assert json.loads(response.read())["response"]["patch"]
+            last = response.getheader("connection", "")
+            if last:
+                break
+        assert (last, number >= 20) == ("close", True)
+        assert running.process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_program_well(certificate: Certificate, tmp_path: Path, number: signal.Signals) -> None:
     with serving(certificate, tmp_path) as running, closing(running.connect()) as idle:
