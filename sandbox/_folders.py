@@ -65,7 +65,10 @@ def remove(folder: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(trash, ignore_errors=True)
-    _remove_if_empty(folder.parent)
+    # Whoever looks into the root, or makes a folder there, has it locked: it must not go meanwhile. One that is not ours stays.
+    with contextlib.suppress(SandboxError), _locked_root(make=False, top=folder.parent) as top:
+        if top is not None:
+            _remove_if_empty(top)
 
 
 def is_held(folder: Path) -> bool:
@@ -149,9 +152,9 @@ def _lock(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _locked_root(*, make: bool) -> Iterator[Path | None]:
-    """The folder above, locked; None when it does not exist and is not to be made."""
-    top = root()
+def _locked_root(*, make: bool, top: Path | None = None) -> Iterator[Path | None]:
+    """The folder above (`top`; by default this user's), locked; None when it does not exist and is not to be made."""
+    top = top or root()
     while True:
         if make:
             with contextlib.suppress(FileExistsError):

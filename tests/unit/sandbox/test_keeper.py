@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +211,19 @@ def test_left_over_folders_are_swept() -> None:
     os.close(lock)
     assert _folders.running() == []
     _folders.sweep()
+    assert not _folders.root().exists()
+
+
+def test_the_root_stays_while_somebody_looks_into_it() -> None:
+    folder, lock = _folders.create("ending")
+    ending = threading.Thread(target=_folders.remove, args=(folder,))
+    with _folders._locked_root(make=False):
+        ending.start()
+        until(lambda: not folder.exists(), "the folder is gone")
+        ending.join(0.3)  # were it not to wait, it would be done
+        assert _folders.root().exists()
+    ending.join()
+    os.close(lock)
     assert not _folders.root().exists()
 
 
