@@ -108,7 +108,8 @@ def test_nothing_is_left_of_a_node(cluster: Cluster, temporary: Path, end: str) 
     folder = kubeconfig.parent
     first = json.loads((folder / "sandbox.json").read_text())["node"]["first_process"]
     namespaces = namespaces_of(Path(f"/proc/{first}"))
-    kubectl = [cluster.kubectl_program, f"--kubeconfig={kubeconfig}"]
+    # Else it makes its cache in the home directory, or, without one, here.
+    kubectl = [cluster.kubectl_program, f"--kubeconfig={kubeconfig}", f"--cache-dir={cluster.scratch / 'kubectl'}"]
 
     def run(*arguments: str) -> str:
         done = subprocess.run([*kubectl, *arguments], capture_output=True, text=True, timeout=100, check=False)
