@@ -19,7 +19,7 @@ from bench._canned import start_canned
 from sandbox import Sandbox
 from sandbox.injection import start_webhook
 
-__all__ = ["Round", "Turn", "Webhook", "measure"]
+__all__ = ["Registered", "Round", "Turn", "measure"]
 
 _NAMESPACE = "bench"
 _PODS = f"/api/v1/namespaces/{_NAMESPACE}/pods"
@@ -28,7 +28,7 @@ _WITHIN = 30.0
 _WARM = 20
 _ANNOTATED = {"leader-election/enabled": "true", "leader-election/name": "bench"}
 
-Webhook = Literal["none", "ours", "canned"]
+Registered = Literal["none", "ours", "canned"]
 """Which one is registered; `canned` is the one in Go that decides nothing."""
 
 
@@ -44,7 +44,7 @@ class Round:
     """The share of the machine's processors that programs took which have nothing to do with this."""
 
 
-Turn = dict[Webhook, Round]
+Turn = dict[Registered, Round]
 """One round of each, right after each other."""
 
 
@@ -66,8 +66,8 @@ def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) 
         by_hand = {key: injected[key] for key in ("initContainers", "containers", "volumes")}
         _install(api, None)
         canned = start_canned(sandbox, api.call("POST", f"{_PODS}?dryRun=All", _pod("probe", _ANNOTATED)))
-        registrations: dict[Webhook, dict[str, Any] | None] = {"none": None, "ours": registered, "canned": canned}
-        order: list[Webhook] = list(registrations)
+        registrations: dict[Registered, dict[str, Any] | None] = {"none": None, "ours": registered, "canned": canned}
+        order: list[Registered] = list(registrations)
         turns = []
         for number in range(rounds):
             turn: Turn = {}

@@ -13,9 +13,8 @@ import time
 from itertools import chain, pairwise
 from statistics import median, quantiles
 
-from bench._admission import Webhook as Serving
-from bench._admission import review, webhook
-from bench._creations import Round, Turn, Webhook, measure
+from bench._admission import Webhook, review, webhook
+from bench._creations import Registered, Round, Turn, measure
 
 __all__ = ["main"]
 
@@ -47,7 +46,7 @@ def main() -> int:
     return 0
 
 
-def _latency(one: Serving) -> None:
+def _latency(one: Webhook) -> None:
     print(f"One injection over one keep-alive TLS connection, validation and log on, {_PER_TRIAL} per trial:\n")
     print("| pod | trial | p50 | p99 | per second | CPU per review | per second and core |")
     print("|---|---|---|---|---|---|---|")
@@ -72,7 +71,7 @@ def _latency(one: Serving) -> None:
     connection.close()
 
 
-def _memory(one: Serving, reviews: int) -> None:
+def _memory(one: Webhook, reviews: int) -> None:
     print(f"\nResident memory of the admission process over {reviews:,} reviews:\n")
     print("| reviews | resident |")
     print("|---|---|")
@@ -113,7 +112,7 @@ def _table(turns: list[Turn]) -> None:
     _noise(turns)
 
 
-def _apart(turns: list[Turn], title: str, one: Webhook, other: Webhook) -> str:
+def _apart(turns: list[Turn], title: str, one: Registered, other: Registered) -> str:
     found = [median(_times(turn[one], title)) - median(_times(turn[other], title)) for turn in turns]
     return f"{median(found):+.2f} ms ({min(found):+.2f} to {max(found):+.2f})"
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import sys
 import time
 import urllib.error
@@ -21,6 +20,7 @@ from typing import Any, Self
 from sandbox import kubelet
 from sandbox._errors import SandboxError
 from sandbox._keeper_client import Program
+from sandbox._ports import hold_port
 from sandbox._sandbox import Sandbox
 from sandbox._screen import Leaders, say
 from sandbox.injection import start_webhook
@@ -177,7 +177,7 @@ def _reserved_ports(count: int) -> Iterator[list[int]]:
             with contextlib.ExitStack() as pair:
                 try:
                     for one in (port, port + 1):
-                        pair.enter_context(_hold(one))
+                        pair.enter_context(hold_port("", one))
                 except OSError:
                     continue
                 held.enter_context(pair.pop_all())
@@ -186,19 +186,6 @@ def _reserved_ports(count: int) -> Iterator[list[int]]:
                 yield found
                 return
     raise SandboxError(f"the ports from {_FIRST_PORT} to {_FIRST_PORT + 399} are taken: {count} pairs are needed")
-
-
-def _hold(port: int) -> socket.socket:
-    """A socket that holds the port without listening; `OSError` when it is taken."""
-    holder = socket.socket()
-    try:
-        holder.bind(("", port))
-    except OSError:
-        holder.close()
-        raise
-    # Only now: so nobody has the port yet, but who asks for this as well, as servers do, may listen on it beside us.
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return holder
 
 
 def _create_pod(core: Any, sandbox: Sandbox, name: str, annotations: dict[str, str]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
+from sandbox._ports import hold_port
+
 __all__ = ["free_pair", "free_port"]
 
 _held: list[socket.socket] = []
@@ -25,16 +27,7 @@ def free_pair() -> int:
 
 
 def _hold(host: str, port: int) -> int:
-    # A port that is only looked up and let go may be the local end of anybody's connection when the server wants to listen.
-    # One that is bound, without listening, is neither given to connections nor to whoever asks for any port.
-    holder = socket.socket()
-    try:
-        holder.bind((host, port))
-    except BaseException:
-        holder.close()
-        raise
-    # After that: so no second holder gets it, but a server that asks for this as well may listen on it beside us.
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder = hold_port(host, port)
     _held.append(holder)
     found: int = holder.getsockname()[1]
     return found
