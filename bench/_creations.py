@@ -26,6 +26,9 @@ _PODS = f"/api/v1/namespaces/{_NAMESPACE}/pods"
 _CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _WITHIN = 30.0
 _WARM = 20
+_FIRST_TURNS = 2
+"""Turns that are not counted: an API server that has just started, and its garbage collector, are slower."""
+
 _ANNOTATED = {"leader-election/enabled": "true", "leader-election/name": "bench"}
 
 Registered = Literal["none", "ours", "canned"]
@@ -42,6 +45,9 @@ class Round:
     """Pods that came with all that the webhook adds, so that it is not asked: what the elector itself costs."""
     foreign: float = 0.0
     """The share of the machine's processors that programs took which have nothing to do with this."""
+    pace: float = 0.0
+    """Milliseconds of CPU that etcd took for each pod. Its work is the same with any webhook and with none, so that this says how
+    fast the machine itself was just then."""
 
 
 Turn = dict[Registered, Round]
@@ -69,7 +75,7 @@ def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) 
         registrations: dict[Registered, dict[str, Any] | None] = {"none": None, "ours": registered, "canned": canned}
         order: list[Registered] = list(registrations)
         turns = []
-        for number in range(rounds):
+        for number in range(-_FIRST_TURNS, rounds):
             turn: Turn = {}
             # Now this first, now that: the machine gets slower and faster for reasons of its own.
             first = number % len(order)
@@ -78,9 +84,12 @@ def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) 
                 with _standing_still(sandbox) if alone else nullcontext():
                     began = _Spent.now(sandbox)
                     turn[webhook] = _create(api, pods // rounds, by_hand)
-                    turn[webhook].foreign = _Spent.now(sandbox).foreign_since(began)
-            turns.append(turn)
-            say(f"round {number + 1} of {rounds}")
+                    spent = _Spent.now(sandbox)
+                turn[webhook].foreign = spent.foreign_since(began)
+                turn[webhook].pace = spent.etcd_since(began) / (3 * (pods // rounds + _WARM))
+            if number >= 0:
+                turns.append(turn)
+                say(f"round {number + 1} of {rounds}")
         return turns
 
 
@@ -91,6 +100,7 @@ class _Spent:
     all: int
     ours: int
     idle: int
+    etcd: int
 
     @classmethod
     def now(cls, sandbox: Sandbox) -> _Spent:
@@ -98,11 +108,16 @@ class _Spent:
         fields = [int(one) for one in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         pids = [sandbox.program(name).pid for name in ("etcd", "kube-apiserver", "kube-controller-manager", "webhook", "canned")]
         stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in [*pids, os.getpid()]]
-        return cls(sum(fields), sum(int(one[11]) + int(one[12]) for one in stats), fields[3] + fields[4])
+        ours = [int(one[11]) + int(one[12]) for one in stats]
+        return cls(sum(fields), sum(ours), fields[3] + fields[4], etcd=ours[0])
 
     def foreign_since(self, before: _Spent) -> float:
         every = self.all - before.all
         return max(0.0, every - (self.idle - before.idle) - (self.ours - before.ours)) / max(1, every)
+
+    def etcd_since(self, before: _Spent) -> float:
+        """Milliseconds."""
+        return 1000 * (self.etcd - before.etcd) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
