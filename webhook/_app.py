@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from time import perf_counter
 
 from fastapi import FastAPI
@@ -17,12 +18,14 @@ from webhook._metrics import CONTENT_TYPE, Metrics
 from webhook._review import Decision, answer
 from webhook._settings import InjectionSettings
 
-__all__ = ["LARGEST_BODY", "Application", "create_app"]
+__all__ = ["LARGEST_BODY", "MUTATE", "Application", "create_app", "is_json"]
 
 LARGEST_BODY = 3 * 1024 * 1024
 """Bytes. The API server's own limit for a request is 3 MiB, so no pod that it sends is larger by much."""
 
-_PATH = "/mutate"
+MUTATE = "/mutate"
+"""The path of reviews."""
+
 _JSON = (b"content-type", b"application/json")
 _LAST = (b"connection", b"close")
 
@@ -39,7 +42,7 @@ def create_app(settings: InjectionSettings, metrics: Metrics | None = None) -> A
     async def scrape(_: Request) -> Response:
         return Response(counted.text(), media_type=CONTENT_TYPE)
 
-    app = Application(_Mutate(settings, counted))
+    app = Application(Mutate(settings, counted))
     app.add_route("/healthz", alive, methods=["GET"])
     app.add_route("/readyz", alive, methods=["GET"])
     app.add_route("/metrics", scrape, methods=["GET"])
@@ -47,24 +50,14 @@ def create_app(settings: InjectionSettings, metrics: Metrics | None = None) -> A
 
 
 class Application(FastAPI):
-    """FastAPI, with reviews taken before its layers, which would take as long as the decision and the patch."""
+    """FastAPI, and what answers its reviews, for `ReviewProtocol` to ask directly."""
 
-    def __init__(self, mutate: _Mutate) -> None:
+    def __init__(self, mutate: Mutate) -> None:
         # No pages about an API that no person calls.
         super().__init__(title="leader-election", openapi_url=None, docs_url=None, redoc_url=None)
-        self._mutate = mutate
+        self.mutate = mutate
         # Starlette's routes: FastAPI's own would send the pod through pydantic.
-        self.router.routes.append(Route(_PATH, mutate, methods=["POST"]))
-
-    def end_connections(self) -> None:
-        """From now on each answer to a review is the last on its connection, and says so."""
-        self._mutate.ending = True
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == _PATH:
-            await self._mutate(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        self.router.routes.append(Route(MUTATE, mutate, methods=["POST"]))
 
 
 class _Refused(Exception):
@@ -76,13 +69,29 @@ class _Refused(Exception):
         self.code = code
 
 
-class _Mutate:
+class Mutate:
     """`POST /mutate`, as plain ASGI: request and response objects would take as long as the injection."""
+
+    ending = False
+    """From now on each answer is the last on its connection, and says so."""
 
     def __init__(self, settings: InjectionSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self.ending = False
+
+    def at_once(self, body: bytes, began: float) -> bytes | None:
+        """Answer a review that was declared to be JSON and whose headers came at `began`.
+
+        None where there is more to say than the answer: then nothing was counted or logged, and it has to be called as ASGI.
+        """
+        if self.ending:
+            return None
+        try:
+            reply, decision = answer(body, self._settings)
+        except MalformedReview:
+            return None
+        self._book_later(decision, perf_counter() - began)
+        return reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
@@ -105,6 +114,9 @@ class _Mutate:
         seconds = perf_counter() - began
         await send(_start(len(reply), last=self.ending))
         await send({"type": "http.response.body", "body": reply})
+        self._book_later(decision, seconds)
+
+    def _book_later(self, decision: Decision, seconds: float) -> None:
         # The loop sends what was written when this turn ends: the pod need not wait for our books.
         asyncio.get_running_loop().call_soon(self._book, decision, seconds)
 
@@ -126,10 +138,18 @@ def _start(length: int, *, last: bool) -> Message:
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
+def is_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request's headers declare its body to be JSON; their names are in lower case, as ASGI has them."""
+    return _content_type(headers).partition(b";")[0].strip().lower() == b"application/json"
+
+
+def _content_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return next((value for name, value in headers if name == b"content-type"), b"")
+
+
 def _check_content_type(scope: Scope) -> None:
-    given = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    if given.partition(b";")[0].strip().lower() != b"application/json":
-        given = quoted(given.decode("latin-1"))
+    if not is_json(scope["headers"]):
+        given = quoted(_content_type(scope["headers"]).decode("latin-1"))
         raise _Refused(415, "content-type", f"the content type is {given}, allowed is application/json")
 
 

@@ -16,6 +16,7 @@ import uvicorn
 from webhook._app import Application
 from webhook._certificate import Certificate, watch, words
 from webhook._errors import ServeError
+from webhook._protocol import ReviewProtocol
 from webhook._settings import ServeSettings
 
 __all__ = ["serve"]
@@ -44,7 +45,7 @@ def serve(app: Application, settings: ServeSettings, certificate: Certificate) -
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=ReviewProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -93,7 +94,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _linger(self) -> None:
-        self._app.end_connections()
+        self._app.mutate.ending = True
         loop = asyncio.get_running_loop()
         until = loop.time() + _LINGER
         while self.server_state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event
