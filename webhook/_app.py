@@ -82,13 +82,14 @@ class Mutate:
     def at_once(self, body: bytes, began: float) -> bytes | None:
         """Answer a review that was declared to be JSON and whose headers came at `began`.
 
-        None where there is more to say than the answer: then nothing was counted or logged, and it has to be called as ASGI.
+        None where there is more to say than the answer, or it fails: then nothing was counted or logged, and it has to be called
+        as ASGI. The parser that calls would take an exception for a fault of the request.
         """
         if self.ending:
             return None
         try:
             reply, decision = answer(body, self._settings)
-        except MalformedReview:
+        except Exception:
             return None
         self._book_later(decision, perf_counter() - began)
         return reply

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,10 +26,9 @@ class Peer:
     """A connection on which raw bytes are sent, and which reads one answer at a time."""
 
     def __init__(self, server: Server) -> None:
-        trusting = ssl.create_default_context(cafile=str(server.certificate.cert))
-        plain = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = trusting.wrap_socket(plain, server_hostname="127.0.0.1")
+        connection = server.connect()
+        connection.connect()
+        self.socket = connection.sock
         self._received = b""
 
     def send(self, *parts: bytes) -> None:
@@ -162,8 +159,12 @@ class Written:
     def is_closing(self) -> bool:
         return False
 
+    def close(self) -> None:
+        """Nothing is open."""
 
-async def take_one() -> None:
+
+async def take_one(*, tasks: int) -> bytes:
+    """What is sent for a common review; `tasks`: how many have to be waited for."""
     config = uvicorn.Config(create_app(SETTINGS), http=ReviewProtocol, ws="none", lifespan="off", log_config=None)
     config.load()
     state = uvicorn.Server(config).server_state
@@ -171,14 +172,26 @@ async def take_one() -> None:
     written = Written()
     protocol.connection_made(written)  # type: ignore[arg-type]
     protocol.data_received(head() + BODY)
-    assert len(written.pieces) == 1
-    assert is_patch(written.pieces[0].partition(b"\r\n\r\n")[2])
-    assert state.tasks == set()
+    assert len(state.tasks) == tasks
+    if tasks:
+        await asyncio.wait_for(asyncio.gather(*state.tasks), PATIENCE)
+    else:
+        assert len(written.pieces) == 1
     protocol.connection_lost(RuntimeError("the test is over"))
     if protocol.timeout_keep_alive_task is not None:
         protocol.timeout_keep_alive_task.cancel()
+    return b"".join(written.pieces)
 
 
 def test_the_common_review_takes_the_short_way() -> None:
     """Answered before `data_received` returns, in one piece, and without a task."""
-    asyncio.run(take_one())
+    assert is_patch(asyncio.run(take_one(tasks=0)).partition(b"\r\n\r\n")[2])
+
+
+def test_a_mistake_of_ours_is_no_fault_of_the_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr("webhook._app.answer", fail)
+    assert asyncio.run(take_one(tasks=1)).startswith(b"HTTP/1.1 500 ")
+    assert "ZeroDivisionError: a mistake" in caplog.text
