@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPSConnection
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,78 +22,140 @@ from bench._canned import start_canned
 from sandbox import Sandbox
 from sandbox.injection import start_webhook
 
-__all__ = ["Registered", "Round", "Turn", "measure"]
+__all__ = ["Kind", "Registered", "Round", "measure"]
 
-_NAMESPACE = "bench"
-_PODS = f"/api/v1/namespaces/{_NAMESPACE}/pods"
-_CONFIGURATION = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+_CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 _WITHIN = 30.0
-_WARM = 20
-_FIRST_TURNS = 2
-"""Turns that are not counted: an API server that has just started, and its garbage collector, are slower."""
+_BLOCK = 10
+"""Pods that are created one after the other before it is another webhook's turn. They alternate that often because a machine
+that others share is not as fast in one second as in the next; rows of 50 and of 250 showed the same, with more scatter."""
+_UNCOUNTED = 2
+"""Pods before each block: what the others left to be tidied up should not be counted for this one."""
+_FIRST_BLOCKS = 8
+"""Of a round, not counted: an API server that has just started, and its garbage collector, are slower."""
+_TIDY = 8
+"""Blocks after which their pods are deleted."""
 
 _ANNOTATED = {"leader-election/enabled": "true", "leader-election/name": "bench"}
 
 Registered = Literal["none", "ours", "canned"]
-"""Which one is registered; `canned` is the one in Go that decides nothing."""
+"""Which one is registered for a namespace, which has the same name; `canned` is the one in Go that decides nothing."""
+
+Kind = Literal["plain", "annotated", "by-hand"]
+"""`by-hand` are pods that come with all that the webhook adds, so that it is not asked: what the elector itself costs."""
+
+_TURNS: dict[Kind, list[Registered]] = {
+    "plain": ["none", "ours", "canned"],
+    "annotated": ["none", "ours", "canned"],
+    "by-hand": ["none"],
+}
 
 
 @dataclass
 class Round:
-    """Milliseconds for each creation of one round."""
+    """One creation of all the pods."""
 
-    plain: list[float] = field(default_factory=list)
-    annotated: list[float] = field(default_factory=list)
-    by_hand: list[float] = field(default_factory=list)
-    """Pods that came with all that the webhook adds, so that it is not asked: what the elector itself costs."""
-    foreign: float = 0.0
+    alone: bool
+    """Whether the controller-manager stood still. It looks at every pod that has been stored, just when the next one is created,
+    and on a small machine takes the processor from whoever is asked about that one."""
+    blocks: dict[tuple[Kind, Registered], list[list[float]]]
+    """Milliseconds for each creation, block by block."""
+    foreign: float
     """The share of the machine's processors that programs took which have nothing to do with this."""
-    pace: float = 0.0
-    """Milliseconds of CPU that etcd took for each pod. Its work is the same with any webhook and with none, so that this says how
-    fast the machine itself was just then."""
+
+    def times(self, kind: Kind, registered: Registered) -> list[float]:
+        """Milliseconds for each creation."""
+        return list(chain(*self.blocks[kind, registered]))
 
 
-Turn = dict[Registered, Round]
-"""One round of each, right after each other."""
+def measure(pods: int, rounds: int, say: Callable[[str], None]) -> list[Round]:
+    """`rounds` rounds of `pods` pods of each kind for each webhook, and as many in which the controller-manager stands still.
 
-
-def measure(pods: int, rounds: int, say: Callable[[str], None], *, alone: bool) -> list[Turn]:
-    """Turns of one round for each webhook, `pods` of each kind of pod in all the turns together.
-
-    `alone`: the controller-manager stands still while pods are created. It looks at every pod that has been stored, just when
-    the next one is created, and on a small machine takes the processor from whoever is asked about that one.
+    All that is compared is created in turns of a few pods, on one API server: each webhook has a namespace of its own, and
+    "none" is a namespace that is left out by both.
     """
     with Sandbox.start() as sandbox:
         start_webhook(sandbox)
         api = _Api(sandbox)
-        api.call("POST", "/api/v1/namespaces", {"metadata": {"name": _NAMESPACE}})
-        _until(lambda: api.status("GET", f"/api/v1/namespaces/{_NAMESPACE}/serviceaccounts/default") == 200)
-        registered = api.call("GET", f"{_CONFIGURATION}/leader-election")
-        for field_name in ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields"):
-            registered["metadata"].pop(field_name, None)
-        injected = api.call("POST", f"{_PODS}?dryRun=All", _pod("probe", _ANNOTATED))["spec"]
-        by_hand = {key: injected[key] for key in ("initContainers", "containers", "volumes")}
-        _install(api, None)
-        canned = start_canned(sandbox, api.call("POST", f"{_PODS}?dryRun=All", _pod("probe", _ANNOTATED)))
-        registrations: dict[Registered, dict[str, Any] | None] = {"none": None, "ours": registered, "canned": canned}
-        order: list[Registered] = list(registrations)
-        turns = []
-        for number in range(-_FIRST_TURNS, rounds):
-            turn: Turn = {}
-            # Now this first, now that: the machine gets slower and faster for reasons of its own.
-            first = number % len(order)
-            for webhook in order[first:] + order[:first]:
-                _install(api, registrations[webhook])
-                with _standing_still(sandbox) if alone else nullcontext():
-                    began = _Spent.now(sandbox)
-                    turn[webhook] = _create(api, pods // rounds, by_hand)
-                    spent = _Spent.now(sandbox)
-                turn[webhook].foreign = spent.foreign_since(began)
-                turn[webhook].pace = spent.etcd_since(began) / (3 * (pods // rounds + _WARM))
-            if number >= 0:
-                turns.append(turn)
-                say(f"round {number + 1} of {rounds}")
-        return turns
+        by_hand = _register(sandbox, api)
+        found = []
+        for number in range(2 * rounds):
+            # Now this first, now that: both see the same minutes.
+            alone = number % 4 in (1, 2)
+            found.append(_round(sandbox, api, math.ceil(pods / _BLOCK), by_hand, alone=alone))
+            say(f"round {number + 1} of {2 * rounds}")
+        return found
+
+
+def _register(sandbox: Sandbox, api: _Api) -> dict[str, Any]:
+    """Register both webhooks, for a namespace each; returns a pod's spec as ours changes it."""
+    namespaces = _TURNS["plain"]
+    for namespace in namespaces:
+        api.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        _until(partial(_has_account, api, namespace))
+    probe = _pod("probe", _ANNOTATED)
+    ours = api.call("GET", f"{_CONFIGURATIONS}/leader-election")
+    api.call("DELETE", f"{_CONFIGURATIONS}/leader-election")
+    _until(lambda: not _injects(api, "none"))
+    canned = start_canned(sandbox, api.call("POST", f"{_pods('none')}?dryRun=All", probe))
+    for namespace, registration in (("ours", ours), ("canned", canned)):
+        (webhook,) = registration["webhooks"]
+        webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+        webhook["name"] = f"{namespace}.example.com"
+        api.call("POST", _CONFIGURATIONS, {**registration, "metadata": {"name": namespace}})
+        _until(partial(_injects, api, namespace))
+    injected = api.call("POST", f"{_pods('ours')}?dryRun=All", probe)["spec"]
+    return {key: injected[key] for key in ("initContainers", "containers", "volumes")}
+
+
+def _has_account(api: _Api, namespace: str) -> bool:
+    return api.status("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default") == 200
+
+
+def _has_no_pods(api: _Api, namespace: str) -> bool:
+    return not api.call("GET", f"{_pods(namespace)}?limit=1")["items"]
+
+
+def _injects(api: _Api, namespace: str) -> bool:
+    return "initContainers" in api.call("POST", f"{_pods(namespace)}?dryRun=All", _pod("probe", _ANNOTATED))["spec"]
+
+
+def _round(sandbox: Sandbox, api: _Api, blocks: int, by_hand: dict[str, Any], *, alone: bool) -> Round:
+    taken: dict[tuple[Kind, Registered], list[list[float]]] = {(kind, one): [] for kind in _TURNS for one in _TURNS[kind]}
+    began = _Spent.now(sandbox)
+    for first in range(-_FIRST_BLOCKS, blocks, _TIDY):
+        with _standing_still(sandbox) if alone else nullcontext():
+            for number in range(first, min(first + _TIDY, blocks)):
+                for kind, turns in _TURNS.items():
+                    turn = number % len(turns)
+                    for one in turns[turn:] + turns[:turn]:
+                        times = _block(api, kind, one, number, by_hand)
+                        if number >= 0:
+                            taken[kind, one].append(times)
+        for namespace in _TURNS["plain"]:
+            api.call("DELETE", f"{_pods(namespace)}?gracePeriodSeconds=0")
+            _until(partial(_has_no_pods, api, namespace))
+    return Round(alone, taken, _Spent.now(sandbox).foreign_since(began))
+
+
+def _block(api: _Api, kind: Kind, namespace: str, number: int, by_hand: dict[str, Any]) -> list[float]:
+    times = []
+    for i in range(-_UNCOUNTED, _BLOCK):
+        marks, spec = _ANNOTATED if kind == "annotated" else {}, by_hand if kind == "by-hand" else None
+        content = json.dumps(_pod(f"{kind}-{number + _FIRST_BLOCKS}-{i + _UNCOUNTED}", marks, spec)).encode()
+        # What this client does with the answer is nothing that the API server or the webhook could be faster at.
+        began = time.perf_counter()
+        status, answer = api.exchange("POST", _pods(namespace), content)
+        took = time.perf_counter() - began
+        if status != 201:
+            raise RuntimeError(f"a {kind} pod was not created: {status} {answer[:300]!r}")
+        if i >= 0:
+            times.append(1000 * took)
+    return times
+
+
+def _pods(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods"
 
 
 @dataclass(frozen=True)
@@ -100,7 +165,6 @@ class _Spent:
     all: int
     ours: int
     idle: int
-    etcd: int
 
     @classmethod
     def now(cls, sandbox: Sandbox) -> _Spent:
@@ -108,16 +172,11 @@ class _Spent:
         fields = [int(one) for one in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         pids = [sandbox.program(name).pid for name in ("etcd", "kube-apiserver", "kube-controller-manager", "webhook", "canned")]
         stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in [*pids, os.getpid()]]
-        ours = [int(one[11]) + int(one[12]) for one in stats]
-        return cls(sum(fields), sum(ours), fields[3] + fields[4], etcd=ours[0])
+        return cls(sum(fields), sum(int(one[11]) + int(one[12]) for one in stats), fields[3] + fields[4])
 
     def foreign_since(self, before: _Spent) -> float:
         every = self.all - before.all
         return max(0.0, every - (self.idle - before.idle) - (self.ours - before.ours)) / max(1, every)
-
-    def etcd_since(self, before: _Spent) -> float:
-        """Milliseconds."""
-        return 1000 * (self.etcd - before.etcd) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -156,41 +215,6 @@ class _Api:
         if status >= 300:
             raise RuntimeError(f"{method} {path}: {status} {content[:300]!r}")
         return json.loads(content)
-
-
-def _install(api: _Api, registration: dict[str, Any] | None) -> None:
-    """Register the webhook, or remove it; returns when the API server goes by it."""
-    if registration is not None:
-        api.request("DELETE", f"{_CONFIGURATION}/leader-election")
-        api.call("POST", _CONFIGURATION, registration)
-    else:
-        api.request("DELETE", f"{_CONFIGURATION}/leader-election")
-    path = f"{_PODS}?dryRun=All"
-    wanted = registration is not None
-    _until(lambda: ("initContainers" in api.call("POST", path, _pod("probe", _ANNOTATED))["spec"]) is wanted)
-
-
-def _create(api: _Api, count: int, by_hand: dict[str, Any]) -> Round:
-    taken = Round()
-    # One kind after the other: what an annotated pod leaves to be tidied up should not be counted for the next plain one.
-    for kind, marks, spec, times in (
-        ("plain", {}, None, taken.plain),
-        ("annotated", _ANNOTATED, None, taken.annotated),
-        ("by-hand", {}, by_hand, taken.by_hand),
-    ):
-        for number in range(count + _WARM):
-            content = json.dumps(_pod(f"{kind}-{number}", marks, spec)).encode()
-            # What this client does with the answer is nothing that the API server or the webhook could be faster at.
-            began = time.perf_counter()
-            status, answer = api.exchange("POST", _PODS, content)
-            took = time.perf_counter() - began
-            if status != 201:
-                raise RuntimeError(f"a {kind} pod was not created: {status} {answer[:300]!r}")
-            if number >= _WARM:
-                times.append(1000 * took)
-    api.call("DELETE", f"{_PODS}?gracePeriodSeconds=0")
-    _until(lambda: not api.call("GET", f"{_PODS}?limit=1")["items"])
-    return taken
 
 
 def _pod(name: str, annotations: dict[str, str], spec: dict[str, Any] | None = None) -> dict[str, Any]:

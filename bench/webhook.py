@@ -10,29 +10,25 @@ import os
 import platform
 import sys
 import time
-from itertools import chain, pairwise
+from collections.abc import Callable
+from itertools import chain
 from statistics import median, quantiles
 
 from bench._admission import Webhook, review, webhook
-from bench._creations import Registered, Round, Turn, measure
+from bench._creations import Kind, Registered, Round, measure
 
 __all__ = ["main"]
 
 _WARM = 2_000
 _TRIALS = 5
 _PER_TRIAL = 5_000
-_BY_HAND = "with the elector by hand"
-_QUIET = 0.1
-"""Share of the processors that other programs may take in a quiet round."""
-
-_KINDS = ("plain", "annotated", _BY_HAND)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.webhook", description="What the webhook costs.")
     parser.add_argument("--reviews", type=int, default=200_000, help="how many to watch the memory over (default: %(default)s)")
     parser.add_argument("--pods", type=int, default=500, help="of each kind, on the API server; 0: none (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=20, help="in which the pods are created (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=6, help="of that many pods, both ways (default: %(default)s)")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     system = f"{platform.system()} {platform.machine()}, {cores} cores, Python {platform.python_version()}"
@@ -41,8 +37,7 @@ def main() -> int:
         _latency(one)
         _memory(one, options.reviews)
     if options.pods:
-        for alone in (False, True):
-            _creations(options.pods, options.rounds, alone=alone)
+        _creations(options.pods, options.rounds)
     return 0
 
 
@@ -85,59 +80,49 @@ def _memory(one: Webhook, reviews: int) -> None:
     connection.close()
 
 
-def _creations(pods: int, rounds: int, *, alone: bool) -> None:
-    turns = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True), alone=alone)
-    company = "while the controller-manager stands still" if alone else "and whatever the controller-manager does about them"
-    print(f"\nCreating {pods} pods of each kind on a real API server, {company}, {rounds} rounds:\n")
-    _table(turns)
-    # Who waits for a processor measures what others do.
-    quiet = [turn for turn in turns if max(one.foreign for one in turn.values()) < _QUIET]
-    shares = [one.foreign for turn in turns for one in turn.values()]
-    print(f"\nOther programs took {min(shares):.0%} to {max(shares):.0%} of the processors, {median(shares):.0%} at the median.")
-    if 0 < len(quiet) < len(turns):
-        print(f"The {len(quiet)} rounds in which they took less than {_QUIET:.0%}:\n")
-        _table(quiet)
-    # Nor is a virtual machine as fast in one minute as in the next, for reasons that it is not told.
-    paces = sorted(_pace(turn) for turn in turns)
-    fast = [turn for turn in turns if _pace(turn) <= median(paces)]
-    took = f"{paces[0]:.2f} to {paces[-1]:.2f} ms of CPU, {median(paces):.2f} at the median"
-    print(f"\nFor the same work on each pod, etcd took {took}.")
-    print(f"The {len(fast)} rounds in which the machine was at its fastest by that:\n")
-    _table(fast)
+def _creations(pods: int, rounds: int) -> None:
+    found = measure(pods, rounds, lambda line: print(line, file=sys.stderr, flush=True))
+    for alone in (False, True):
+        company = "while the controller-manager stands still" if alone else "and whatever the controller-manager does about them"
+        print(f"\nCreating {pods} pods of each kind on a real API server, {company}, {rounds} rounds:\n")
+        _table([one for one in found if one.alone is alone])
 
 
-def _table(turns: list[Turn]) -> None:
-    print("| pods | no webhook | ours | ours less none | the one in Go less none | ours less the one in Go |")
-    print("|---|---|---|---|---|---|")
-    for title in _KINDS:
-        without, ours = (chain(*(_times(turn[webhook], title) for turn in turns)) for webhook in ("none", "ours"))
-        differences = [_apart(turns, title, *pair) for pair in (("ours", "none"), ("canned", "none"), ("ours", "canned"))]
-        print(f"| {title} | {median(without):.2f} ms | {median(ours):.2f} ms | {' | '.join(differences)} |")
-    print("\nDifferences are between the medians of one round: the median of all rounds, and the smallest and the largest.")
-    beside = median(median(turn["ours"].annotated) - median(turn["none"].by_hand) for turn in turns)
-    print(f"The same pods, injected by the webhook instead of by hand: {beside:+.2f} ms at the median.")
-    _noise(turns)
+def _apart(one: Round, kind: Kind, registered: Registered, other: Registered) -> float:
+    return median(one.times(kind, registered)) - median(one.times(kind, other))
 
 
-def _pace(turn: Turn) -> float:
-    return sum(one.pace for one in turn.values()) / len(turn)
+def _noise(one: Round) -> float:
+    """What differs by less cannot be told from nothing: both halves are of the same, in turns."""
+    blocks = one.blocks["plain", "none"]
+    return abs(median(chain(*blocks[::2])) - median(chain(*blocks[1::2])))
 
 
-def _apart(turns: list[Turn], title: str, one: Registered, other: Registered) -> str:
-    found = [median(_times(turn[one], title)) - median(_times(turn[other], title)) for turn in turns]
-    return f"{median(found):+.2f} ms ({min(found):+.2f} to {max(found):+.2f})"
+_COLUMNS: dict[str, Callable[[Round], float]] = {
+    "a plain pod, no webhook": lambda one: median(one.times("plain", "none")),
+    "two halves of those differ by": _noise,
+    "plain, ours less none": lambda one: _apart(one, "plain", "ours", "none"),
+    "annotated, ours less none": lambda one: _apart(one, "annotated", "ours", "none"),
+    "the one in Go less none": lambda one: _apart(one, "annotated", "canned", "none"),
+    "ours less the one in Go": lambda one: _apart(one, "annotated", "ours", "canned"),
+    "with the elector by hand, less plain": lambda one: median(one.times("by-hand", "none")) - median(one.times("plain", "none")),
+}
 
 
-def _times(one: Round, title: str) -> list[float]:
-    return {"plain": one.plain, "annotated": one.annotated, _BY_HAND: one.by_hand}[title]
+def _table(rounds: list[Round]) -> None:
+    print(f"| round | {' | '.join(_COLUMNS)} | other programs |")
+    print("|" + "---|" * (len(_COLUMNS) + 2))
+    rows = [[column(one) for column in _COLUMNS.values()] for one in rounds]
+    for number, (row, one) in enumerate(zip(rows, rounds, strict=True)):
+        print(f"| {number + 1} | {_shown(row)} | {one.foreign:.0%} |")
+    print(
+        f"| median | {_shown([median(column) for column in zip(*rows, strict=True)])} | {median(o.foreign for o in rounds):.0%} |"
+    )
 
 
-def _noise(turns: list[Turn]) -> None:
-    """How much two rounds differ that should not: what is less cannot be told from nothing."""
-    medians = [median(turn["none"].plain) for turn in turns]
-    apart = [abs(one - other) for one, other in pairwise(medians)]
-    if apart:
-        print(f"Two rounds of plain pods without a webhook differ by {median(apart):.2f} ms at the median.")
+def _shown(row: list[float]) -> str:
+    # The first two are times, the others differences.
+    return " | ".join(f"{one:.2f} ms" if i < 2 else f"{one:+.2f} ms" for i, one in enumerate(row))
 
 
 if __name__ == "__main__":
