@@ -58,12 +58,9 @@ def registration(url: str, ca: bytes) -> dict[str, Any]:
                 },
                 "matchConditions": [
                     {
-                        "name": "annotated",
-                        "expression": f"{annotations}[?'leader-election/enabled'].orValue('false') != 'false'",
-                    },
-                    {
-                        "name": "no-mirror-pod",
-                        "expression": f"!{annotations}[?'kubernetes.io/config.mirror'].hasValue()",
+                        "name": "annotated-and-no-mirror-pod",
+                        "expression": f"{annotations}[?'leader-election/enabled'].orValue('false') != 'false'"
+                        f" && !{annotations}[?'kubernetes.io/config.mirror'].hasValue()",
                     },
                 ],
                 "failurePolicy": "Fail",
