@@ -102,6 +102,7 @@ _COLUMNS: dict[str, Callable[[Round], float]] = {
     "a plain pod, no webhook": lambda one: median(one.times("plain", "none")),
     "two halves of those differ by": _noise,
     "plain, ours less none": lambda one: _apart(one, "plain", "ours", "none"),
+    "plain, the one in Go less none": lambda one: _apart(one, "plain", "canned", "none"),
     "annotated, ours less none": lambda one: _apart(one, "annotated", "ours", "none"),
     "the one in Go less none": lambda one: _apart(one, "annotated", "canned", "none"),
     "ours less the one in Go": lambda one: _apart(one, "annotated", "ours", "canned"),
